@@ -1,0 +1,98 @@
+"""What an implementation can do at all; a clause that needs more is not applicable to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import Enum
+
+
+class Capability(str, Enum):
+    """The name of a field of `Capabilities`, for a clause to ask for."""
+
+    READ_MODE = "read_mode"
+    WRITE_MODE = "write_mode"
+    MLA = "mla"
+    TP = "tp"
+    DP = "dp"
+    PP = "pp"
+    TP_ASYMMETRY = "tp_asymmetry"
+    BLOCK_SIZE_ASYMMETRY = "block_size_asymmetry"
+    FAILURE_REPORTING = "failure_reporting"
+    EXPECTED_COUNT = "expected_count"
+    DISCARD = "discard"
+    RESET = "reset"
+    ABORT = "abort"
+    PREEMPTION = "preemption"
+    PREFIX_CACHE = "prefix_cache"
+    PREFIX_AWARE_MATCH = "prefix_aware_match"
+    CHUNKED_PREFILL = "chunked_prefill"
+    TRANSFER_IDS = "transfer_ids"
+    SAVE = "save"
+    CONNECTOR_HOLDS_BLOCKS = "connector_holds_blocks"
+    LEASE = "lease"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """Declared by a target. Every field is off unless the target says otherwise.
+
+    Claim what the implementation means to support, not what it gets right: a supported thing
+    done wrong is a broken clause, an unsupported one is *not applicable*.
+    """
+
+    read_mode: bool = False
+    """D reads the KV from P's memory after P has finished."""
+    write_mode: bool = False
+    """P writes the KV into D's memory."""
+    mla: bool = False
+    """Multi-head latent attention: one compressed cache, no heads, 3-D."""
+    tp: bool = False
+    """Several tensor-parallel workers per engine."""
+    dp: bool = False
+    """Several data-parallel ranks per engine, each with a side channel of its own."""
+    pp: bool = False
+    """Pipeline parallelism: a layer range per worker."""
+    tp_asymmetry: bool = False
+    """P and D may differ in their tensor-parallel size."""
+    block_size_asymmetry: bool = False
+    """P and D may differ in their KV block size."""
+    failure_reporting: bool = False
+    """A worker can report a failed receive, and the scheduler acts on it."""
+    expected_count: bool = False
+    """An aggregator can be told how many completions to expect, apart from its world size."""
+    discard: bool = False
+    """An aggregator can be told that a request is gone."""
+    reset: bool = False
+    """An aggregator can be cleared."""
+    abort: bool = False
+    """A request can be aborted at any step."""
+    preemption: bool = False
+    """A running request can be preempted and resumed."""
+    prefix_cache: bool = False
+    """The engine reuses the blocks of a shared prefix."""
+    prefix_aware_match: bool = False
+    """The connector is told how many tokens are computed locally and asks for the rest only."""
+    chunked_prefill: bool = False
+    """A prompt longer than the token budget is prefilled over several steps."""
+    transfer_ids: bool = False
+    """A transfer has an id of its own, P's, apart from D's request id."""
+    save: bool = False
+    """Metadata carries requests to save (push to a peer or a store) as well as to receive."""
+    connector_holds_blocks: bool = False
+    """The connector's scheduler half says whether a finished request's blocks must be kept."""
+    lease: bool = False
+    """P's kept blocks expire after a time when nobody comes for them."""
+
+    def has(self, capability: Capability) -> bool:
+        return bool(getattr(self, capability.value))
+
+    def missing(self, needs: frozenset[Capability]) -> tuple[Capability, ...]:
+        """The needed capabilities that are not declared, in a stable order."""
+        return tuple(sorted((need for need in needs if not self.has(need)), key=str))
+
+    def names(self) -> tuple[str, ...]:
+        """The declared ones, in declaration order."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name))

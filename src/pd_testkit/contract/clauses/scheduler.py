@@ -1,0 +1,7 @@
+"""The clauses of the unit `scheduler`."""
+
+from __future__ import annotations
+
+from pd_testkit.contract.clause import Clause
+
+CLAUSES: tuple[Clause, ...] = ()

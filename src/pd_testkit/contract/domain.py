@@ -1,0 +1,279 @@
+"""The words that clauses and drivers share: requests, hand-offs, reports, blocks.
+
+They are the field's, not any repository's: a target translates its own classes to these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+RequestId = str
+TransferId = int | str
+
+
+class Role(str, Enum):
+    """Which half of the pair an engine is."""
+
+    PRODUCER = "producer"
+    CONSUMER = "consumer"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What one worker says finished in one step; the aggregator's answer has the same shape."""
+
+    sent: frozenset[RequestId] = frozenset()
+    received: frozenset[RequestId] = frozenset()
+    failed: frozenset[RequestId] = frozenset()
+    """Receives that failed. Only with the capability ``failure_reporting``."""
+
+    @classmethod
+    def of(
+        cls,
+        sent: Sequence[RequestId] = (),
+        received: Sequence[RequestId] = (),
+        failed: Sequence[RequestId] = (),
+    ) -> WorkerReport:
+        return cls(frozenset(sent), frozenset(received), frozenset(failed))
+
+    def __bool__(self) -> bool:
+        return bool(self.sent or self.received or self.failed)
+
+
+@dataclass(frozen=True)
+class HandOff:
+    """What P tells D about a finished prefill, by way of the proxy.
+
+    A field is None where the target's hand-off does not carry it.
+    """
+
+    engine_id: str | None = None
+    host: str | None = None
+    port: int | None = None
+    handshake_port: int | None = None
+    """Base port of P's side channel; a worker listens at this plus its port offset."""
+    block_ids: tuple[int, ...] | None = None
+    """P's blocks of the prompt, in prompt order."""
+    transfer_id: TransferId | None = None
+    """What P knows the request by; D names it when it says that it is done."""
+    tp_size: int | None = None
+    dp_size: int | None = None
+    dp_rank: int | None = None
+
+    def with_(self, **changes: Any) -> HandOff:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it enters an engine."""
+
+    request_id: RequestId
+    prompt: tuple[int, ...]
+    """Token ids."""
+    max_tokens: int = 8
+    source: HandOff | None = None
+    """On D: where the prompt's KV lies. None: prefill locally."""
+    remote_decode: bool = False
+    """On P: the KV is for a decode engine; keep it until that engine has it."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """The engine that a scheduler, or a scheduler half, is built for."""
+
+    role: Role
+    block_size: int = 4
+    """Tokens per KV block."""
+    num_blocks: int = 64
+    tp_size: int = 1
+    dp_size: int = 1
+    dp_rank: int = 0
+    max_running: int = 16
+    """Requests in one batch."""
+    max_batch_tokens: int = 256
+    """Tokens in one step, over all requests."""
+    prefix_caching: bool = False
+    chunked_prefill: bool = False
+    handshake_port: int = 16301
+
+
+@dataclass(frozen=True)
+class TransferMeta:
+    """One request's transfer, as the workers are told of it."""
+
+    local_block_ids: tuple[int, ...]
+    remote_block_ids: tuple[int, ...]
+    remote_host: str | None = None
+    remote_port: int | None = None
+    remote_handshake_port: int | None = None
+    remote_engine_id: str | None = None
+    tp_size: int | None = None
+    """The remote engine's."""
+    dp_size: int | None = None
+    dp_rank: int | None = None
+    transfer_id: TransferId | None = None
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """(local, remote) block ids, as the worker pairs them."""
+        return tuple(zip(self.local_block_ids, self.remote_block_ids, strict=False))
+
+
+@dataclass(frozen=True)
+class StepMetadata:
+    """What the scheduler half hands to the workers for one step."""
+
+    receive: Mapping[RequestId, TransferMeta] = field(default_factory=dict)
+    save: Mapping[RequestId, TransferMeta] = field(default_factory=dict)
+    transfer_ids: Mapping[RequestId, TransferId] = field(default_factory=dict)
+    """D's request id to P's transfer id."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """How much of a prompt comes from the remote side."""
+
+    tokens: int
+    asynchronous: bool
+    """True: the request waits for the load and is not scheduled meanwhile."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What the connector says when a request ends."""
+
+    hand_off: HandOff | None = None
+    keeps_blocks: bool | None = None
+    """True: do not free yet, a peer still reads. None: the connector does not decide it."""
+
+
+@dataclass(frozen=True)
+class TransferIds:
+    """Both directions of the request id to transfer id mapping."""
+
+    by_request: Mapping[RequestId, TransferId]
+    by_transfer: Mapping[TransferId, RequestId]
+
+
+class RequestState(str, Enum):
+    """A request's state, as seen from outside of an engine's scheduler."""
+
+    WAITING = "waiting"
+    WAITING_FOR_REMOTE_KV = "waiting for remote KV"
+    RUNNING = "running"
+    FINISHED = "finished"
+    """Ended; an engine may have forgotten it altogether."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One scheduling step of an engine."""
+
+    scheduled: Mapping[RequestId, int]
+    """Request id to tokens computed in this step. Empty when there is nothing to run."""
+    metadata: StepMetadata | None
+    """The connector's metadata that goes to the workers with this step."""
+    finished: frozenset[RequestId] = frozenset()
+    """Requests that this step itself ended (an abort, a failed load)."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An engine as the proxy knows it."""
+
+    role: Role
+    url: str
+    """``http://ip:port`` of its OpenAI API."""
+    handshake_port: int = 16301
+    tp_size: int = 1
+    dp_size: int = 1
+    transfer_mode: str = "read"
+    heartbeat: int = 1
+    """The sequence number of the registration message."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a scripted engine answers to the proxy."""
+
+    status: int = 200
+    body: Mapping[str, Any] | None = None
+    """JSON. None: a plain completion, with P's hand-off where P answers."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that the proxy sent to an engine."""
+
+    url: str
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
+    """Names in lower case."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One client request through the proxy, seen from all sides."""
+
+    status: int
+    body: bytes
+    prefill: tuple[Call, ...] = ()
+    decode: tuple[Call, ...] = ()
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """One layer's K (or latent) cache.
+
+    MHA caches are 5-D (dim 0 = blocks) or 4-D; MLA is 3-D with dim 0 = blocks x block size.
+    """
+
+    shape: tuple[int, ...]
+    itemsize: int
+    """Bytes per element."""
+    block_size: int
+    """Tokens per block."""
+
+    @property
+    def mla(self) -> bool:
+        return len(self.shape) == 3
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one index of dim 0, for a contiguous cache."""
+        size = self.itemsize
+        for dim in self.shape[1:]:
+            size *= dim
+        return size
+
+
+@dataclass(frozen=True)
+class HeadRead:
+    """A run of KV heads that a D rank takes from one P rank.
+
+    Heads are counted within the rank's own cache.
+    """
+
+    remote_rank: int
+    remote_head: int
+    local_head: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class TokenRead:
+    """A run of tokens that goes from one remote block into one local block."""
+
+    local_block: int
+    local_token: int
+    """Offset within the block, in tokens."""
+    remote_block: int
+    remote_token: int
+    tokens: int

@@ -1,0 +1,139 @@
+"""A target: an implementation under test, with a factory for each unit that it has."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pd_testkit.contract import drivers
+from pd_testkit.contract.capabilities import Capabilities
+from pd_testkit.contract.clause import Unit
+from pd_testkit.contract.domain import EngineSpec
+
+
+class TargetError(Exception):
+    """The target cannot be used as it stands; the message is one line that names what to do."""
+
+
+@dataclass(frozen=True)
+class KnownFailure:
+    """A clause that the target is known to break. Strict: the clause must then really fail."""
+
+    clause: str
+    reason: str
+    link: str = ""
+
+
+class Target:
+    """Subclass this in the repository under test.
+
+    Set `name`, `units` and `capabilities`, and define the factory of each unit named. `open` is
+    called once before the first clause and `close` after the last; what `open` takes (stubs in
+    ``sys.modules``, paths, threads) `close` gives back. Each factory call gives a fresh driver;
+    a driver that holds something has a ``close()`` that the suites call after each clause.
+    """
+
+    name: str = ""
+    units: tuple[Unit, ...] = ()
+    capabilities: Capabilities = Capabilities()
+    known_failures: tuple[KnownFailure, ...] = ()
+
+    def version(self) -> str:
+        """A release or a commit, for the header and the report."""
+        return "unknown"
+
+    def open(self) -> None:
+        """Make the implementation importable."""
+
+    def close(self) -> None:
+        """Give back all that `open` took."""
+
+    def aggregator(self, *, world_size: int, expected: int | None = None) -> drivers.Aggregator:
+        """For ``world_size`` workers; ``expected`` with the capability ``expected_count``.
+
+        Must raise ValueError for sizes that make no sense.
+        """
+        raise self._lacks("aggregator")
+
+    def metadata(self) -> drivers.Metadata:
+        raise self._lacks("metadata")
+
+    def scheduler_side(self, spec: EngineSpec) -> drivers.SchedulerSide:
+        raise self._lacks("scheduler_side")
+
+    def engine_scheduler(self, spec: EngineSpec) -> drivers.EngineScheduler:
+        raise self._lacks("engine_scheduler")
+
+    def proxy(self) -> drivers.Proxy:
+        raise self._lacks("proxy")
+
+    def transfer(self) -> drivers.Transfer:
+        raise self._lacks("transfer")
+
+    def _lacks(self, factory: str) -> TargetError:
+        return TargetError(
+            f"target {self.name!r} has no driver {factory!r}: "
+            f"define {type(self).__name__}.{factory}(), or leave its unit out of `units`"
+        )
+
+
+FACTORIES: dict[Unit, tuple[str, type]] = {
+    Unit.AGGREGATOR: ("aggregator", drivers.Aggregator),
+    Unit.METADATA: ("metadata", drivers.Metadata),
+    Unit.SCHEDULER: ("scheduler_side", drivers.SchedulerSide),
+    Unit.ENGINE: ("engine_scheduler", drivers.EngineScheduler),
+    Unit.PROXY: ("proxy", drivers.Proxy),
+    Unit.TRANSFER: ("transfer", drivers.Transfer),
+}
+"""Each unit's factory on `Target` and the Protocol of the driver that it gives."""
+
+
+def check_target(target: Any) -> Target:
+    """The target itself, if it is usable.
+
+    Raises:
+        TargetError: it is no `Target`, has no name, names a unit that there is none of or lacks
+            the factory of a unit that it names, or knows of a failure of an unknown kind.
+    """
+    if not isinstance(target, Target):
+        raise TargetError(
+            f"{target!r} is no target: subclass pd_testkit.contract.Target and give an instance"
+        )
+    if not target.name:
+        raise TargetError(f"{type(target).__name__} has no `name`")
+    if not target.units:
+        raise TargetError(f"target {target.name!r} names no `units`: choose of {_units()}")
+    for unit in target.units:
+        if unit not in FACTORIES:
+            raise TargetError(f"target {target.name!r} names unit {unit!r}: choose of {_units()}")
+        factory = FACTORIES[Unit(unit)][0]
+        if getattr(type(target), factory) is getattr(Target, factory):
+            raise target._lacks(factory)
+    return target
+
+
+def make_driver(target: Target, unit: Unit, *args: Any, **kwargs: Any) -> Any:
+    """A fresh driver of the unit.
+
+    Raises:
+        TargetError: the driver lacks a member of its Protocol.
+    """
+    factory, protocol = FACTORIES[unit]
+    driver = cast(Callable[..., Any], getattr(target, factory))(*args, **kwargs)
+    lacking = [
+        name
+        for name in (*vars(protocol), *inspect.get_annotations(protocol))
+        if not name.startswith("_") and not hasattr(driver, name)
+    ]
+    if lacking:
+        raise TargetError(
+            f"target {target.name!r}: the driver from {factory}() lacks "
+            f"{', '.join(sorted(set(lacking)))} (see pd_testkit.contract.{protocol.__name__})"
+        )
+    return driver
+
+
+def _units() -> str:
+    return ", ".join(str(unit) for unit in Unit)
