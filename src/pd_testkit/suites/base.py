@@ -104,7 +104,7 @@ class Suite:
         )
 
         def run(check: Callable[..., None], *strategies: Any) -> None:
-            prop = profile(hypothesis.given(*strategies)(check))
-            hypothesis.seed(pd_seed)(prop)()  # type: ignore[no-untyped-call]
+            prop: Callable[[], None] = profile(hypothesis.given(*strategies)(check))
+            hypothesis.seed(pd_seed)(prop)()
 
         return run
