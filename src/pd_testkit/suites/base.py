@@ -104,7 +104,7 @@ class Suite:
         )
 
         def run(check: Callable[..., None], *strategies: Any) -> None:
-            prop: Callable[[], None] = profile(hypothesis.given(*strategies)(check))
-            hypothesis.seed(pd_seed)(prop)()
+            decorate: Callable[..., Any] = hypothesis.given(*strategies)
+            hypothesis.seed(pd_seed)(profile(decorate(check)))()
 
         return run
