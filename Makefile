@@ -1,0 +1,50 @@
+# `make check`: the L1 suites against the embedded reference. `make test`: all tests.
+# Both need Python 3.10+, make and a package index; they set up .venv on first use.
+#
+#   PYTHON=python3.12   the interpreter to build .venv with
+#   TORCH=torch==2.13.0 what to install as torch, before anything that depends on it;
+#                       TORCH= (empty) leaves torch out, and its tests are skipped
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN = $(VENV)/bin
+ARGS ?=
+
+.PHONY: check test lint docs bench soak clean venv
+
+check: $(VENV)/.ready
+	$(BIN)/python -m pytest tests/disaggregation $(ARGS)
+
+test: $(VENV)/.ready
+	PD_EXAMPLES=thorough $(BIN)/python -m pytest tests $(ARGS)
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+docs: $(VENV)/.ready
+	$(BIN)/python -m pd_testkit.report.contract_doc > docs/contract.md
+	$(BIN)/python -m tests.kit.mutants > docs/mutants.md
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/fabric_copy.py --check
+	$(BIN)/python benchmarks/merge_blocks.py
+	$(BIN)/python benchmarks/plugin_load.py
+
+soak: $(VENV)/.ready
+	$(BIN)/python benchmarks/hundred_runs.py
+
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "pd-testkit needs Python 3.10 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
