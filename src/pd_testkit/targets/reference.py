@@ -1,0 +1,63 @@
+"""The embedded reference implementation as a target: every clause holds for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pd_testkit.contract import Capabilities, Target, Unit
+
+if TYPE_CHECKING:
+    from pd_testkit.contract import drivers
+
+
+class ReferenceTarget(Target):
+    """`pd_testkit.reference`. Each unit is imported when its first driver is made."""
+
+    name = "reference"
+    units = (Unit.AGGREGATOR, Unit.METADATA, Unit.TRANSFER)
+    capabilities = Capabilities(
+        read_mode=True,
+        write_mode=True,
+        mla=True,
+        tp=True,
+        dp=True,
+        tp_asymmetry=True,
+        block_size_asymmetry=True,
+        failure_reporting=True,
+        expected_count=True,
+        discard=True,
+        reset=True,
+        abort=True,
+        preemption=True,
+        prefix_cache=True,
+        prefix_aware_match=True,
+        chunked_prefill=True,
+        transfer_ids=True,
+        save=True,
+        connector_holds_blocks=True,
+    )
+
+    def version(self) -> str:
+        from pd_testkit import __version__
+
+        return __version__
+
+    def aggregator(self, *, world_size: int, expected: int | None = None) -> drivers.Aggregator:
+        from pd_testkit.targets.reference_aggregator import AggregatorDriver
+
+        return AggregatorDriver(world_size, expected)
+
+    def metadata(self) -> drivers.Metadata:
+        from pd_testkit.targets.reference_metadata import MetadataDriver
+
+        return MetadataDriver()
+
+    def transfer(self) -> drivers.Transfer:
+        from pd_testkit.targets.reference_transfer import TransferDriver
+
+        return TransferDriver()
+
+
+def target(source: str | None = None) -> Target:
+    """The target of ``--pd-target reference``; there is no source to choose."""
+    return ReferenceTarget()
