@@ -30,6 +30,8 @@ class Capability(str, Enum):
     SAVE = "save"
     CONNECTOR_HOLDS_BLOCKS = "connector_holds_blocks"
     LEASE = "lease"
+    TRANSFER_MODES = "transfer_modes"
+    UNREGISTER = "unregister"
 
     def __str__(self) -> str:
         return self.value
@@ -85,6 +87,10 @@ class Capabilities:
     """The connector's scheduler half says whether a finished request's blocks must be kept."""
     lease: bool = False
     """P's kept blocks expire after a time when nobody comes for them."""
+    transfer_modes: bool = False
+    """Instances announce how their KV moves, and a proxy serves one such mode at a time."""
+    unregister: bool = False
+    """An instance can leave the proxy."""
 
     def has(self, capability: Capability) -> bool:
         return bool(getattr(self, capability.value))

@@ -206,6 +206,11 @@ class Reply:
     status: int = 200
     body: Mapping[str, Any] | None = None
     """JSON. None: a plain completion, with P's hand-off where P answers."""
+    raw: tuple[bytes, ...] = ()
+    """Chunks sent as they are, in place of `body`: an event stream, or no JSON at all."""
+    content_type: str = "application/json"
+    lost: bool = False
+    """True: the connection breaks before any answer, as that of a dead engine."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,9 @@ class Call:
     """A request that the proxy sent to an engine."""
 
     url: str
+    """The `Instance.url` of that engine."""
+    path: str
+    """The path that it was asked at, such as ``/v1/completions``."""
     body: Mapping[str, Any]
     headers: Mapping[str, str]
     """Names in lower case."""
@@ -226,6 +234,10 @@ class Exchange:
     body: bytes
     prefill: tuple[Call, ...] = ()
     decode: tuple[Call, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the client's response; names in lower case."""
+    recompute_reported: bool = False
+    """The proxy said (a header, a metric, a warning) that D computes the prompt itself."""
 
 
 @dataclass(frozen=True)

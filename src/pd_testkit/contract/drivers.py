@@ -159,6 +159,9 @@ class Proxy(Protocol):
             ValueError: it does not fit to the ones that are there (transfer mode).
         """
 
+    def unregister(self, role: Role, url: str) -> None:
+        """An instance leaves. Capability ``unregister``."""
+
     def instances(self, role: Role) -> tuple[str, ...]:
         """URLs of the known instances of that role, in routing order."""
 
@@ -171,14 +174,20 @@ class Proxy(Protocol):
 
     def send(
         self,
-        body: Mapping[str, Any],
+        body: Mapping[str, Any] | bytes,
         *,
         path: str = "/v1/completions",
         headers: Mapping[str, str] | None = None,
         prefill: Reply | None = None,
         decode: Reply | None = None,
     ) -> Exchange:
-        """One client request; the engines answer as scripted (None: success)."""
+        """One client request; the engines answer as scripted (None: success).
+
+        A ``body`` of bytes is sent as it is.
+        """
+
+    def patience(self) -> float:
+        """Seconds of an engine's silence after which the proxy gives up; inf for never."""
 
 
 class Transfer(Protocol):
