@@ -36,7 +36,11 @@ class Aggregator(Protocol):
     """Turns one report per worker into what finished on all of them."""
 
     def step(self, reports: Sequence[WorkerReport]) -> WorkerReport:
-        """One engine step. ``reports[i]`` is worker i's; may be empty or hold empty reports."""
+        """One engine step. ``reports[i]`` is worker i's; may be empty or hold empty reports.
+
+        Raises:
+            ValueError: there are more reports than workers.
+        """
 
     def pending(self) -> int:
         """How many (request, direction) entries are tracked and not yet emitted."""
@@ -55,7 +59,10 @@ class Metadata(Protocol):
     """Wire names of the hand-off parameters without which no transfer can be described."""
 
     def params(self, hand_off: HandOff) -> dict[str, Any]:
-        """The target's wire form of a hand-off, as D receives it (``kv_transfer_params``)."""
+        """The target's wire form of a hand-off, as D receives it (``kv_transfer_params``).
+
+        A field that is None is left out.
+        """
 
     def add_receive(
         self, request_id: RequestId, block_ids: Sequence[int], params: Mapping[str, Any]
@@ -191,7 +198,10 @@ class Proxy(Protocol):
 
 
 class Transfer(Protocol):
-    """The plain functions below a transfer. None of them does I/O."""
+    """The plain functions below a transfer. None of them does I/O.
+
+    A fresh driver stands for a fresh process: no role is set yet.
+    """
 
     def pages(
         self, block_ids: Sequence[int], virtual_block_size: int = 16, physical_block_size: int = 1
@@ -204,21 +214,33 @@ class Transfer(Protocol):
         """Fewest (local, remote, size) copies with the same effect, by rising local offset.
 
         Raises:
-            ValueError: the lists differ in length.
+            ValueError: the lists differ in length, or two copies write the same local bytes.
         """
 
     def offsets(
         self, layout: CacheLayout, local_block_ids: Sequence[int], remote_block_ids: Sequence[int]
     ) -> tuple[list[int], list[int], list[int]]:
-        """Byte offsets and sizes of the block pairs, within the cache of one layer."""
+        """Byte offsets and sizes of the block pairs, within the cache of one layer.
+
+        Raises:
+            ValueError: the lists differ in length, or an id is negative.
+        """
 
     def chunks(self, address: int, layout: CacheLayout) -> tuple[list[tuple[int, int]], int]:
-        """(address, bytes) regions to register, cut on block boundaries; blocks per region."""
+        """(address, bytes) regions to register, cut on block boundaries; blocks per region.
+
+        Raises:
+            ValueError: one block is too large for a region.
+        """
 
     def head_reads(
         self, *, kv_heads: int, remote_tp: int, local_tp: int, local_rank: int
     ) -> list[HeadRead]:
-        """Where D's rank takes its KV heads from. Capability ``tp_asymmetry``."""
+        """Where D's rank takes its KV heads from. Capability ``tp_asymmetry``.
+
+        Raises:
+            ValueError: the heads cannot be split over a TP size, or there is no such rank.
+        """
 
     def latent_source(self, *, remote_tp: int, local_tp: int, local_rank: int) -> int:
         """The P rank that D's rank takes MLA's latent cache from. Capability ``mla`` and
@@ -236,14 +258,21 @@ class Transfer(Protocol):
     ) -> list[TokenRead]:
         """How ``tokens`` tokens, less the first ``skip``, go from P's blocks into D's.
 
-        Capability ``block_size_asymmetry``.
+        Both block lists start at the prompt's first token. Capability ``block_size_asymmetry``.
+
+        Raises:
+            ValueError: the blocks do not hold that many tokens.
         """
 
     def zmq_path(self, scheme: str, host: str, port: int | None = None) -> str:
         """A ZMQ endpoint."""
 
     def port(self, base: int, *, dp_rank: int, tp_rank: int, tp_size: int) -> int:
-        """The side-channel port of a worker."""
+        """The side-channel port of a worker.
+
+        Raises:
+            ValueError: there is no such rank or no such port.
+        """
 
     def set_role(self, role: Role) -> None:
         """Set this process's role."""

@@ -36,7 +36,9 @@ class _Tally:
                 workers[request_id] = workers.get(request_id, 0) | bit
             touched |= ids
         complete = frozenset(
-            request_id for request_id in touched if workers[request_id].bit_count() >= self._expected
+            request_id
+            for request_id in touched
+            if workers[request_id].bit_count() >= self._expected
         )
         for request_id in complete:
             del workers[request_id]

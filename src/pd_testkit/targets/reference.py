@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pd_testkit.contract import Capabilities, Target, Unit
+from pd_testkit.contract import Capabilities, Target, TargetError, Unit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pd_testkit.contract import drivers
 
 
@@ -58,6 +60,12 @@ class ReferenceTarget(Target):
         return TransferDriver()
 
 
-def target(source: str | None = None) -> Target:
-    """The target of ``--pd-target reference``; there is no source to choose."""
+def target(source: Path | None = None) -> Target:
+    """The target of ``--pd-target reference``.
+
+    Raises:
+        TargetError: a source tree was named; the reference has none.
+    """
+    if source is not None:
+        raise TargetError("the target reference takes no --pd-source")
     return ReferenceTarget()

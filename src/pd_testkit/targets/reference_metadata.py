@@ -68,7 +68,7 @@ def _transfer_meta(transfer: RemoteTransfer) -> TransferMeta:
 
 
 class MetadataDriver:
-    required_params = REQUIRED_PARAMS
+    required_params: tuple[str, ...] = REQUIRED_PARAMS
 
     def __init__(self) -> None:
         self._metadata = ConnectorMetadata()
