@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -59,9 +59,21 @@ class RecordingModule(StrictModule):
         return super().__getattribute__(name)
 
 
+def record_touches(modules: Iterable[ModuleType]) -> None:
+    """Makes the strict ones of ``modules`` note what is asked of them."""
+    for module in modules:
+        if isinstance(module, StrictModule):
+            module.__class__ = RecordingModule
+
+
 def touched(module: ModuleType) -> set[str]:
     """The attributes that were asked of ``module`` since it began to record."""
     return set(vars(module).get("__touched__", ()))
+
+
+def missing(module: ModuleType) -> set[str]:
+    """The part of `touched` that ``module`` does not have."""
+    return touched(module) - set(vars(module))
 
 
 class _StubLoader(Loader):
@@ -82,9 +94,7 @@ class StubFinder(MetaPathFinder):
 
     def __init__(self, modules: Mapping[str, ModuleType]) -> None:
         self._modules = modules
-        self._roots = frozenset(
-            name for name in modules if name.rpartition(".")[0] not in modules
-        )
+        self._roots = frozenset(name for name in modules if name.rpartition(".")[0] not in modules)
 
     def find_spec(
         self,
