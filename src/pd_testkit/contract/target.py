@@ -95,7 +95,8 @@ def check_target(target: Any) -> Target:
 
     Raises:
         TargetError: it is no `Target`, has no name, names a unit that there is none of or lacks
-            the factory of a unit that it names, or knows of a failure of an unknown kind.
+            the factory of a unit that it names, or lists a known failure of a clause that there is
+            none of.
     """
     if not isinstance(target, Target):
         raise TargetError(
@@ -111,6 +112,13 @@ def check_target(target: Any) -> Target:
         factory = FACTORIES[Unit(unit)][0]
         if getattr(type(target), factory) is getattr(Target, factory):
             raise target._lacks(factory)
+    from pd_testkit.contract.clauses import CLAUSES, unknown_clause
+
+    for known in target.known_failures:
+        if known.clause not in CLAUSES:
+            raise TargetError(
+                f"target {target.name!r}, known_failures: {unknown_clause(known.clause)}"
+            )
     return target
 
 

@@ -8,10 +8,13 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 
-from pd_testkit.contract import Target, TargetError, Unit, make_driver
-from pd_testkit.contract.clauses import CLAUSES
+from pd_testkit.contract import Target, TargetError, Unit, check_target, make_driver
+from pd_testkit.contract.clauses import CLAUSES, unknown_clause
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+CHECKED = pytest.StashKey[Target]()
+"""On a clause's test item: the target that it checks, for the report."""
 
 EXAMPLES = {"quick": 20, "thorough": 400}
 """Hypothesis examples per property, by the environment variable ``PD_EXAMPLES``."""
@@ -24,7 +27,7 @@ def clause(clause_id: str) -> Callable[[_F], _F]:
         KeyError: no such clause.
     """
     if clause_id not in CLAUSES:
-        raise KeyError(f"no clause {clause_id} in pd_testkit.contract.clauses")
+        raise KeyError(unknown_clause(clause_id))
     return pytest.mark.pd_clause(clause_id)
 
 
@@ -53,6 +56,11 @@ class Suite:
         mark = request.node.get_closest_marker("pd_clause")
         if mark is None:
             return
+        try:
+            check_target(target)
+        except TargetError as error:
+            raise pytest.UsageError(str(error)) from None
+        request.node.stash[CHECKED] = target
         this = CLAUSES[mark.args[0]]
         if this.unit not in target.units:
             pytest.skip(f"not applicable: {target.name} has no unit {this.unit}")

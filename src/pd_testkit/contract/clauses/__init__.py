@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from pd_testkit.contract.clause import Clause
 from pd_testkit.contract.clauses import (
     aggregator,
@@ -19,3 +21,9 @@ CLAUSES: dict[str, Clause] = {clause.id: clause for unit in _UNITS for clause in
 
 if len(CLAUSES) != sum(len(unit.CLAUSES) for unit in _UNITS):
     raise ValueError("two clauses share an id")
+
+
+def unknown_clause(clause_id: str) -> str:
+    """What to say of an id that no clause has: one line, with the nearest ids."""
+    near = difflib.get_close_matches(clause_id.upper(), CLAUSES, n=3)
+    return f"there is no clause {clause_id!r}" + f"; nearest: {', '.join(near)}" * bool(near)
