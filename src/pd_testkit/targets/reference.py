@@ -9,14 +9,14 @@ from pd_testkit.contract import Capabilities, Target, TargetError, Unit
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pd_testkit.contract import drivers
+    from pd_testkit.contract import EngineSpec, drivers
 
 
 class ReferenceTarget(Target):
     """`pd_testkit.reference`. Each unit is imported when its first driver is made."""
 
     name = "reference"
-    units = (Unit.AGGREGATOR, Unit.METADATA, Unit.TRANSFER)
+    units = (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER, Unit.ENGINE, Unit.TRANSFER)
     capabilities = Capabilities(
         read_mode=True,
         write_mode=True,
@@ -53,6 +53,16 @@ class ReferenceTarget(Target):
         from pd_testkit.targets.reference_metadata import MetadataDriver
 
         return MetadataDriver()
+
+    def scheduler_side(self, spec: EngineSpec) -> drivers.SchedulerSide:
+        from pd_testkit.targets.reference_scheduler import SchedulerSideDriver
+
+        return SchedulerSideDriver(spec)
+
+    def engine_scheduler(self, spec: EngineSpec) -> drivers.EngineScheduler:
+        from pd_testkit.targets.reference_scheduler import EngineSchedulerDriver
+
+        return EngineSchedulerDriver(spec)
 
     def transfer(self) -> drivers.Transfer:
         from pd_testkit.targets.reference_transfer import TransferDriver
