@@ -5,3 +5,7 @@ Importing this package imports nothing heavy: the rooms (``fabric``, ``stubs``, 
 """
 
 __version__ = "0.1.0"
+
+pytest_plugins = ("pd_testkit.plugin",)
+"""This package is the pytest11 entry point, and the plugin comes from here. That way it is loaded
+once, also where ``-p pd_testkit.plugin`` names it a second time."""

@@ -1,16 +1,22 @@
-"""The pytest plugin: options, markers, fixtures, the header and the conformance summary."""
+"""The pytest plugin: options, markers and fixtures; the rest of a run is in `pd_testkit.run`.
+
+It is loaded in every pytest run of an environment that has the kit, so it imports the rest of
+the kit only where a run has to do with it, and says nothing in any other run.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pd_testkit.run import Run, split
+
 if TYPE_CHECKING:
     from pd_testkit.contract import Target
+    from pd_testkit.stubs import Installation
 
 MARKERS = (
     "pd_clause(id): the one check of a clause of the P/D contract",
@@ -21,6 +27,9 @@ MARKERS = (
     "gpus(n): needs n GPUs",
 )
 
+RUN = pytest.StashKey[Run]()
+
+# An editable install does not tell pytest which modules the plugin brings.
 pytest.register_assert_rewrite("pd_testkit.suites")
 
 
@@ -28,41 +37,90 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pd-testkit", "prefill/decode disaggregation")
     group.addoption(
         "--pd-target",
-        metavar="NAME",
+        metavar="TARGET",
         help="implementation under test: reference (the default), atom or package.module:attribute",
     )
-    group.addoption("--pd-source", metavar="DIR", help="source tree of the target, where it takes one")
-    group.addoption("--pd-layer", metavar="LAYERS", help="run these layers only, such as l1,l2")
-    group.addoption("--pd-require", metavar="THINGS", help="fail where these are missing: rdma, gpus=N")
-    group.addoption("--pd-seed", metavar="N", help="seed of all that is random")
+    group.addoption(
+        "--pd-source", metavar="DIR", help="source tree of the target, where it takes one"
+    )
+    group.addoption(
+        "--pd-layer", metavar="LAYERS", help="leave out tests of other layers; such as l1,l2"
+    )
+    group.addoption(
+        "--pd-require",
+        metavar="HARDWARE",
+        help="fail at the start where it is missing, instead of skipping; such as rdma,gpus=2",
+    )
+    group.addoption(
+        "--pd-seed", metavar="N", help="seed of all that is random; drawn and shown by default"
+    )
+    group.addoption(
+        "--pd-report",
+        metavar="FILE",
+        help="write the conformance report to FILE.json and FILE.html",
+    )
+    group.addoption(
+        "--pd-stubs",
+        metavar="NAMES",
+        help="have strict stand-ins of these packages for the whole run; such as aiter,mori",
+    )
+    group.addoption(
+        "--pd-stubs-record",
+        action="store_true",
+        help="show at the end what was asked of the stand-ins of --pd-stubs",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Stand-ins come before the first conftest, which may import what needs them."""
+    options = early_config.known_args_namespace
+    if options.pd_stubs is not None:
+        from pd_testkit.session_stubs import SessionStubs
+
+        stubs = SessionStubs(split(options.pd_stubs), record=options.pd_stubs_record)
+        early_config.add_cleanup(stubs.uninstall)
+        early_config.pluginmanager.register(stubs, "pd_testkit_stubs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    run = config.stash[RUN] = Run(config)
+    config.pluginmanager.register(run, "pd_testkit_run")
 
 
 @pytest.fixture(scope="session")
 def pd_seed(pytestconfig: pytest.Config) -> int:
-    """The run's seed: ``--pd-seed``, or drawn at the start and shown at the end."""
-    given = pytestconfig.getoption("--pd-seed")
-    return int(given) if given is not None else int.from_bytes(os.urandom(4), "big")
+    """The run's seed: that of ``--pd-seed``, or one drawn at the start and shown at the end."""
+    return pytestconfig.stash[RUN].seed
 
 
 @pytest.fixture(scope="session")
 def pd_target(pytestconfig: pytest.Config) -> Iterator[Target]:
-    """The implementation under test: the one of ``--pd-target``, open."""
-    from pd_testkit.contract import TargetError
-    from pd_testkit.targets import load
+    """The implementation under test: that of ``--pd-target``, opened for the whole session.
 
-    source = pytestconfig.getoption("--pd-source")
+    Override it in a conftest to name a target once for all suites of a repository.
+    """
+    from pd_testkit.contract import TargetError
+    from pd_testkit.targets import open_target
+
+    target = pytestconfig.stash[RUN].target()
     try:
-        target = load(
-            pytestconfig.getoption("--pd-target") or "reference",
-            Path(source) if source else None,
-        )
+        open_target(target)
     except TargetError as error:
         raise pytest.UsageError(str(error)) from None
-    target.open()
     yield target
     target.close()
+
+
+@pytest.fixture
+def pd_stubs() -> Iterator[Callable[..., Installation]]:
+    """``pd_stubs("aiter", "mori")`` has strict stand-ins in place until the test ends.
+
+    Takes what `pd_testkit.stubs.installed` takes, and gives the installation.
+    """
+    from pd_testkit import stubs
+
+    with ExitStack() as stack:
+        yield lambda *names, **options: stack.enter_context(stubs.installed(*names, **options))

@@ -1,19 +1,21 @@
-"""Finding the target that a command line names."""
+"""Finding and opening the target that a command line names."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pd_testkit.contract import Target, TargetError, check_target
 
 BUILT_IN = ("reference", "atom")
 """Names of the targets that come with the kit; each is a module here with a ``target(source)``."""
+
+_T = TypeVar("_T")
 
 
 def load(name: str, source: Path | None = None) -> Target:
@@ -28,78 +30,88 @@ def load(name: str, source: Path | None = None) -> Target:
         TargetError: there is no such target, or it cannot be used as it stands.
     """
     if source is not None and not source.is_dir():
-        raise TargetError(f"--pd-source {source}: there is no such folder")
+        raise TargetError(f"there is no folder {source} (--pd-source)")
     if name in BUILT_IN:
-        factory = _attribute(name, f"{__package__}.{name}", "target")
-        return check_target(_call(name, lambda: factory(source)))
+        factory = _attribute(f"{__package__}.{name}", "target")
+        return check_target(_guard(f"making target {name}", lambda: factory(source)))
     module, _, attribute = name.partition(":")
     if not (module and attribute):
         raise TargetError(_unknown(name))
     if source is not None:
-        raise TargetError(
-            f"--pd-source is for the targets {' and '.join(BUILT_IN)}; {name} takes none"
-        )
-    found = _attribute(name, module, attribute)
+        raise TargetError(f"--pd-source is for {' and '.join(BUILT_IN)} only")
+    found = _attribute(module, attribute)
     if not isinstance(found, Target) and callable(found):
-        found = _call(name, found)
+        found = _guard(f"calling {name}", found)
     return check_target(found)
 
 
+def open_target(target: Target) -> None:
+    """`Target.open`, with whatever it raises as a `TargetError` of one line."""
+    _guard(f"opening target {target.name}", target.open)
+
+
 def _unknown(name: str) -> str:
-    known = ", ".join(BUILT_IN)
     module, _, attribute = name.strip(":").rpartition(".")
+    near = difflib.get_close_matches(name, BUILT_IN, n=1)
     if module:
         hint = f"; did you mean {module}:{attribute}?"
     else:
-        near = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-    return f"there is no target {name!r}: choose of {known}, or package.module:attribute{hint}"
+    return f"no such target; choose of {', '.join(BUILT_IN)} or package.module:attribute{hint}"
 
 
-def _attribute(name: str, module: str, attribute: str) -> Any:
+def _attribute(module: str, attribute: str) -> Any:
     try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise TargetError(_raised(f"importing {module}", error, module)) from error
-        raise TargetError(
-            f"target {name!r}: there is no module {error.name!r} "
-            "(install it, or put its folder on PYTHONPATH)"
-        ) from error
-    except (Exception, SystemExit) as error:
-        raise TargetError(_raised(f"importing {module}", error, module)) from error
+        found = _guard(f"importing {module}", lambda: importlib.import_module(module))
+    except TargetError as error:
+        absent = error.__cause__
+        if isinstance(absent, ModuleNotFoundError) and _is_part_of(absent.name, module):
+            raise TargetError(
+                f"there is no module {absent.name!r} (install it, or put its folder on PYTHONPATH)"
+            ) from absent
+        raise TargetError(f'{error}; see it with: python -c "import {module}"') from absent
     for part in attribute.split("."):
         if not hasattr(found, part):
-            near = difflib.get_close_matches(part, vars(found), n=1)
+            near = difflib.get_close_matches(part, dir(found), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise TargetError(f"target {name!r}: module {module} has no {part!r}{hint}")
+            raise TargetError(f"module {module} has no {attribute!r}{hint}")
         found = getattr(found, part)
     return found
 
 
-def _call(name: str, factory: Callable[[], Any]) -> Any:
+def _is_part_of(name: str | None, module: str) -> bool:
+    """Whether `name` is `module` or one of its parents: then it is the named one that is absent."""
+    return name is not None and f"{module}.".startswith(f"{name}.")
+
+
+def _guard(doing: str, call: Callable[[], _T]) -> _T:
+    """Run the target's code; say in one line what it raised, and where."""
     try:
-        return factory()
+        return call()
     except TargetError:
         raise
     except (Exception, SystemExit) as error:
-        raise TargetError(_raised(f"making target {name}", error)) from error
+        message = " ".join(str(error).split())
+        raise TargetError(
+            f"{doing} raised {type(error).__name__}{': ' * bool(message)}{message}{_place(error)}"
+        ) from error
 
 
-def _raised(doing: str, error: BaseException, module: str = "") -> str:
-    """What was done, what it raised and where in the target's own code, in one line."""
-    message = " ".join(str(error).split())
-    line = f"{doing} raised {type(error).__name__}{': ' * bool(message)}{message}"
+def _place(error: BaseException) -> str:
+    """The last line of the target's own code that led to the error, `` (file:line)``.
+
+    That is neither this module nor the import system, and no library when their code called one.
+    """
     if isinstance(error, SyntaxError) and error.filename:
-        line += f" ({error.filename}:{error.lineno})"
-    else:
-        own = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename != __file__ and not frame.filename.startswith("<")
-        ]
-        importing = importlib.__file__
-        own = [frame for frame in own if frame.filename != importing]
-        if own:
-            line += f" ({own[-1].filename}:{own[-1].lineno})"
-    return line + f'; see it with: python -c "import {module}"' * bool(module)
+        return f" ({error.filename}:{error.lineno})"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in (__file__, importlib.__file__)
+        and not frame.filename.startswith("<")
+    ]
+    own = [
+        frame for frame in frames if not frame.filename.startswith((sys.prefix, sys.base_prefix))
+    ]
+    last = (own or frames)[-1:]
+    return "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)

@@ -1,0 +1,279 @@
+"""One pytest run: what its options say, which clauses it checks and what became of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Generator
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pd_testkit
+
+if TYPE_CHECKING:
+    from pd_testkit.contract import Clause, Target
+    from pd_testkit.hardware import Hardware
+    from pd_testkit.report.conformance import Conformance, Journal, TargetResults
+
+VERDICT = "pd_verdict"
+"""The attribute of a report that holds its verdict, as plain data."""
+LAYERS = ("l1", "l2", "l3")
+
+
+class Run:
+    """A plugin with the hooks that need memory; each pytest run has one of its own."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.stopped = False
+        """A target or an option turned out to be unusable."""
+        self.written: tuple[Path, ...] = ()
+        self._journal: Journal | None = None
+        """There is one as soon as a clause was checked."""
+        self._target: Target | None = None
+        self._versions: dict[str, str] = {}
+
+    # -- options -----------------------------------------------------------------------------
+
+    @cached_property
+    def seed(self) -> int:
+        if self._worker is not None:
+            return int(self._worker["pd_seed"])
+        given = self.config.getoption("--pd-seed")
+        if given is None:
+            return int.from_bytes(os.urandom(4), "big")
+        if not (given.isascii() and given.isdigit()):
+            raise pytest.UsageError(f"--pd-seed {given}: not a whole number from 0 on")
+        return int(given)
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        given = self.config.getoption("--pd-layer")
+        if given is None:
+            return LAYERS
+        chosen = split(given)
+        for name in chosen:
+            if name not in LAYERS:
+                raise pytest.UsageError(
+                    f"--pd-layer {given}: there is no layer {name!r}; choose of {','.join(LAYERS)}"
+                )
+        return tuple(layer for layer in LAYERS if layer in chosen)
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        from pd_testkit.hardware import detect
+
+        return detect()
+
+    def target(self) -> Target:
+        """That of ``--pd-target``; it is not open yet.
+
+        Raises:
+            pytest.UsageError: it cannot be used as it stands.
+        """
+        if self._target is None:
+            from pd_testkit.contract import TargetError
+            from pd_testkit.targets import load
+
+            name = self.config.getoption("--pd-target") or "reference"
+            source = self.config.getoption("--pd-source")
+            try:
+                self._target = load(name, Path(source) if source else None)
+            except TargetError as error:
+                raise pytest.UsageError(f"--pd-target {name}: {error}") from None
+        return self._target
+
+    def version(self, target: Target) -> str:
+        if target.name not in self._versions:
+            self._versions[target.name] = target.version()
+        return self._versions[target.name]
+
+    def require(self) -> None:
+        """Raise `pytest.UsageError` where hardware of ``--pd-require`` is missing."""
+        given = self.config.getoption("--pd-require")
+        if given is None:
+            return
+        rdma, gpus = False, 0
+        for name in split(given):
+            kind, _, number = name.partition("=")
+            if name == "rdma":
+                rdma = True
+            elif kind == "gpus" and number.isascii() and number.isdigit() and int(number) > 0:
+                gpus = int(number)
+            else:
+                raise pytest.UsageError(f"--pd-require {given}: {name!r} is not rdma or gpus=N")
+        if lacking := self.hardware.lacks(rdma=rdma, gpus=gpus):
+            raise pytest.UsageError(f"--pd-require {given}: this machine lacks {lacking}")
+
+    @property
+    def _worker(self) -> Any:
+        """What xdist gives to a worker process; None in any other."""
+        return getattr(self.config, "workerinput", None)
+
+    # -- start and collection ----------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """All that can be wrong with the command line is said before anything is collected."""
+        if self.config.getoption("--pd-target"):
+            self.target()
+        elif self.config.getoption("--pd-source"):
+            raise pytest.UsageError("--pd-source without --pd-target: name the target too")
+        self.require()
+        _ = self.layers, self.seed
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Under xdist every worker has the controller's seed."""
+        node.workerinput["pd_seed"] = self.seed
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Mark each clause's test with the layer of its clause; leave out other layers."""
+        for item in items:
+            if (mark := item.get_closest_marker("pd_clause")) is not None:
+                item.add_marker(f"pd_{_clause(item, mark).layer}")
+        others = {f"pd_{layer}" for layer in LAYERS if layer not in self.layers}
+        left_out = {item for item in items if others & {mark.name for mark in item.iter_markers()}}
+        if left_out:
+            self.config.hook.pytest_deselected(items=[i for i in items if i in left_out])
+            items[:] = [item for item in items if item not in left_out]
+
+    @property
+    def _asked(self) -> bool:
+        return bool(self.config.getoption("--pd-target") or self.config.getoption("--pd-report"))
+
+    def pytest_report_header(self) -> str | None:
+        return self._header() if self._asked else None
+
+    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> str | None:
+        """The header comes here where only the collected tests tell that the kit is at work."""
+        if self._asked or self.config.get_verbosity() < 0:
+            return None
+        clauses = any(item.get_closest_marker("pd_clause") is not None for item in items)
+        return self._header() if clauses else None
+
+    def _header(self) -> str:
+        named = "reference (default)"
+        if self.config.getoption("--pd-target"):
+            target = self.target()
+            named = f"{target.name} {self.version(target)}"
+        return (
+            f"pd-testkit {pd_testkit.__version__}: target {named}, seed {self.seed}, "
+            f"layers {' '.join(self.layers)}, {self.hardware}"
+        )
+
+    # -- tests -------------------------------------------------------------------------------
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """A test that needs hardware is skipped where there is none; see ``--pd-require``."""
+        gpus = item.get_closest_marker("gpus")
+        rdma = item.get_closest_marker("rdma")
+        if gpus is None and rdma is None:
+            return
+        wanted = int(gpus.args[0]) if gpus is not None else 0
+        if lacking := self.hardware.lacks(rdma=rdma is not None, gpus=wanted):
+            pytest.skip(f"not applicable: this machine lacks {lacking}")
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put the verdict on the report, which brings it from an xdist worker to the controller."""
+        report = yield
+        mark = item.get_closest_marker("pd_clause")
+        if mark is None:
+            return report
+        from pd_testkit.report.verdict import judge
+        from pd_testkit.suites.base import CHECKED
+
+        target = item.stash.get(CHECKED, None) or self.target()
+        verdict = judge(
+            report,
+            call.excinfo.value if call.excinfo is not None else None,
+            clause=mark.args[0],
+            target=target.name,
+            version=self.version(target),
+        )
+        if verdict.unusable:
+            report.longrepr = verdict.unusable
+            item.session.shouldfail = verdict.unusable
+        vars(report)[VERDICT] = asdict(verdict)
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._worker is None and (found := vars(report).get(VERDICT)) is not None:
+            from pd_testkit.report.conformance import Journal, Verdict
+
+            verdict = Verdict(**found)
+            self.stopped |= bool(verdict.unusable)
+            self._journal = self._journal or Journal()
+            self._journal.add(report.nodeid, verdict, report.duration)
+
+    # -- end ---------------------------------------------------------------------------------
+
+    def _results(self) -> tuple[TargetResults, ...]:
+        return self._journal.targets() if self._journal is not None else ()
+
+    def _conforms(self) -> bool:
+        return all(target.conforms for target in self._results())
+
+    def _conformance(self) -> Conformance:
+        from pd_testkit.report.conformance import Conformance
+
+        return Conformance(
+            seed=self.seed,
+            layers=self.layers,
+            hardware=str(self.hardware),
+            kit=pd_testkit.__version__,
+            python=platform.python_version(),
+            platform=platform.platform(),
+            targets=self._results(),
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._worker is not None:
+            return
+        if self.stopped:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        elif session.exitstatus == pytest.ExitCode.OK and not self._conforms():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if (file := self.config.getoption("--pd-report")) is not None:
+            from pd_testkit.report import files
+
+            self.written = files.write(self._conformance(), Path(file))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        from pd_testkit.report.table import details, table, verdict
+
+        for target in self._results():
+            colour = {"green" if target.conforms else "red": True}
+            title = f"P/D conformance: {target.name} {target.version}"
+            terminalreporter.section(title, "=", **colour)
+            for line in table(target):
+                terminalreporter.write_line(line)
+            if self.config.get_verbosity() >= 0:
+                for line in details(target):
+                    terminalreporter.write_line(line)
+            terminalreporter.write_line(verdict(target, self.seed), **colour)
+        if self.written:
+            terminalreporter.write_line(f"report: {', '.join(map(str, self.written))}")
+
+
+def split(given: str) -> list[str]:
+    """An option's comma-separated names."""
+    return [name.strip() for name in given.split(",")]
+
+
+def _clause(item: pytest.Item, mark: pytest.Mark) -> Clause:
+    from pd_testkit.contract.clauses import CLAUSES, unknown_clause
+
+    if len(mark.args) != 1 or mark.args[0] not in CLAUSES:
+        said = unknown_clause(str(mark.args[0])) if mark.args else "pd_clause names no clause"
+        raise pytest.UsageError(f"{item.nodeid}: {said}")
+    return CLAUSES[mark.args[0]]
