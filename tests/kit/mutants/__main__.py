@@ -1,0 +1,5 @@
+import sys
+
+from .table import table
+
+sys.stdout.write(table())

@@ -1,0 +1,7 @@
+"""Planted bugs that the clauses of the unit `proxy` catch."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+MUTANTS: tuple[Mutant, ...] = ()

@@ -1,0 +1,163 @@
+"""Each clause's check is run under the planted bugs that it claims to catch, and must fail."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pd_testkit import reference
+from pd_testkit.contract import Target, Unit
+from pd_testkit.contract.clauses import CLAUSES
+from pd_testkit.suites.base import Suite
+from tests.kit.mutants import MUTANTS
+from tests.kit.mutants.mutant import Mutant
+from tests.kit.mutants.plant import edited, planted
+from tests.kit.mutants.table import table
+
+pytestmark = pytest.mark.timeout(20)
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = Path(reference.__file__).parent
+
+BY_CLAUSE = {
+    clause_id: {name: mutant for name, mutant in MUTANTS.items() if clause_id in mutant.clauses}
+    for clause_id in CLAUSES
+}
+
+
+def noticing(check: Callable[..., None]) -> Callable[..., None]:
+    """The check, turned round: with a mutant planted it must fail, without one it must pass."""
+
+    @functools.wraps(check)
+    def run(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self.mutant is None:
+            check(self, *args, **kwargs)
+            return
+        try:
+            check(self, *args, **kwargs)
+        except pytest.UsageError:
+            raise
+        except pytest.fail.Exception as failure:
+            if str(failure).startswith("Timeout"):
+                raise
+        except Exception:  # the clause's assertion, or what the mutated code raised
+            return
+        else:
+            pytest.fail(f"the check does not notice: {self.mutant.bug}")
+
+    run.pytestmark = []  # no clause is checked here, so none may be counted
+    run.clause = next(mark.args[0] for mark in check.pytestmark if mark.name == "pd_clause")
+    return run
+
+
+class Planted:
+    """Mixed into a suite: every check runs once as it is and once per mutant that claims it."""
+
+    mutant: Mutant | None = None
+
+    def __init_subclass__(cls) -> None:
+        for name, check in inspect.getmembers(cls, inspect.isfunction):
+            if any(mark.name == "pd_clause" for mark in getattr(check, "pytestmark", ())):
+                setattr(cls, name, noticing(check))
+
+    @pytest.fixture
+    def pd_seed(self) -> int:
+        return 0
+
+    @pytest.fixture
+    def target(self, mutant: Mutant | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+        monkeypatch.setenv("PD_EXAMPLES", "quick")
+        self.mutant = mutant
+        with planted(mutant):
+            target = importlib.import_module("pd_testkit.targets.reference").target()
+            target.open()
+            yield target
+            target.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    clause_id = getattr(metafunc.function, "clause", None)
+    if clause_id is not None:
+        mutants = {"control": None, **BY_CLAUSE[clause_id]}
+        metafunc.parametrize("mutant", mutants.values(), ids=mutants.keys())
+
+
+def _suite(unit: Unit) -> type[Suite] | None:
+    name = f"pd_testkit.suites.{unit}"
+    if importlib.util.find_spec(name) is None:
+        return None
+    return getattr(importlib.import_module(name), f"{unit.name.title()}Suite")
+
+
+for _unit in Unit:
+    if (_found := _suite(_unit)) is not None:
+        _name = f"Test{_unit.name.title()}Mutants"
+        globals()[_name] = type(_name, (Planted, _found), {})
+
+
+@pytest.mark.parametrize("clause_id", CLAUSES)
+def test_each_clause_is_claimed_by_a_mutant(clause_id: str) -> None:
+    assert BY_CLAUSE[clause_id], f"no planted bug breaks: {CLAUSES[clause_id].statement}"
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
+def test_each_mutant_is_one_edit_that_names_clauses(mutant: Mutant) -> None:
+    edited((REFERENCE / f"{mutant.module}.py").read_text(), mutant)
+    assert mutant.bug
+    assert mutant.clauses
+    assert set(mutant.clauses) <= CLAUSES.keys()
+
+
+def test_the_table_in_the_docs_is_current() -> None:
+    assert (ROOT / "docs" / "mutants.md").read_text() == table(), "run: make docs"
+
+
+class TestTheHarness:
+    """The harness notices what it must."""
+
+    MUTANT = Mutant(
+        (), "ports", "= base + dp_rank * tp_size + tp_rank", "= base", "all on one port"
+    )
+
+    def test_an_edit_must_fit_exactly_once(self) -> None:
+        with pytest.raises(ValueError, match="0 times"):
+            edited("pass", self.MUTANT)
+        with pytest.raises(ValueError, match="2 times"):
+            edited(f"{self.MUTANT.old}, {self.MUTANT.old}", self.MUTANT)
+
+    def test_a_planted_mutant_runs_and_is_gone_afterwards(self) -> None:
+        name = "pd_testkit.reference.ports"
+        genuine = importlib.import_module(name)
+        before = dict(sys.modules)
+        with planted(self.MUTANT):
+            bent = importlib.import_module(name)
+            assert bent.side_channel_port(9, dp_rank=1, tp_rank=1, tp_size=2) == 9
+        assert sys.modules == before
+        assert importlib.import_module(name) is genuine
+        assert reference.ports is genuine
+        assert genuine.side_channel_port(9, dp_rank=1, tp_rank=1, tp_size=2) == 12
+
+    def test_a_check_that_passes_under_a_mutant_fails(self) -> None:
+        @pytest.mark.pd_clause("AGG-001")
+        def test_nothing(self: Any) -> None:
+            """Checks nothing."""
+
+        case = type("Case", (), {"mutant": self.MUTANT})()
+        with pytest.raises(pytest.fail.Exception, match="does not notice: all on one port"):
+            noticing(test_nothing)(case)
+
+    def test_a_check_that_is_skipped_under_a_mutant_does_not_count(self) -> None:
+        @pytest.mark.pd_clause("AGG-001")
+        def test_skipped(self: Any) -> None:
+            pytest.skip("not here")
+
+        case = type("Case", (), {"mutant": self.MUTANT})()
+        with pytest.raises(pytest.skip.Exception):
+            noticing(test_skipped)(case)
