@@ -1,0 +1,205 @@
+"""ATOM's ``proxy.py``, its own Quart application, in the contract's words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from pd_testkit.contract import Call, Exchange, Instance, Reply, Role, TargetError
+from pd_testkit.targets.atom.network import Network, Received
+
+_PATH = "/v1/completions"
+"""What a worker appends to its address when it registers."""
+
+_ANSWERS: dict[Role, dict[str, Any]] = {
+    Role.PRODUCER: {
+        "object": "text_completion",
+        "choices": [{"index": 0, "text": "P", "finish_reason": "length"}],
+        "kv_transfer_params": {
+            "do_remote_prefill": True,
+            "do_remote_decode": False,
+            "remote_block_ids": [0],
+            "remote_engine_id": "None",
+            "remote_host": "10.0.0.1",
+            "remote_port": 7001,
+            "tp_size": 1,
+            "dp_rank": 0,
+            "transfer_id": 1,
+        },
+    },
+    Role.CONSUMER: {
+        "object": "text_completion",
+        "choices": [{"index": 0, "text": "D", "finish_reason": "length"}],
+    },
+}
+"""What an engine says that no clause gave a script: P as ``request_finished`` has it."""
+
+
+class Networks:
+    """One network for all drivers that are in use; it ends with the last of them."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._network: Network | None = None
+
+    def take(self) -> Network:
+        if self._network is None:
+            self._network = Network()
+        self._users += 1
+        return self._network
+
+    def give_back(self) -> None:
+        self._users -= 1
+        if self._users == 0 and self._network is not None:
+            self._network.close()
+            self._network = None
+
+
+class ProxyDriver:
+    """A fresh proxy: the module's globals are what it keeps, so one is in use at a time."""
+
+    def __init__(self, networks: Networks) -> None:
+        from atom.kv_transfer.disaggregation import proxy
+
+        self._proxy: Any = proxy
+        self._networks = networks
+        self._network = networks.take()
+        self._instances: dict[str, Instance] = {}
+        self._forget()
+
+    def close(self) -> None:
+        self._forget()
+        self._networks.give_back()
+
+    def register(self, instance: Instance) -> bool:
+        # The message of a worker's ping, given on as _listen_for_register does.
+        producer = instance.role is Role.PRODUCER
+        message = {
+            "type": "register",
+            "role": "P" if producer else "D",
+            "index": str(instance.heartbeat),
+            "request_address": instance.url + _PATH,
+            "handshake_port": instance.handshake_port,
+            "dp_size": instance.dp_size,
+            "tp_size": instance.tp_size,
+            "transfer_mode": instance.transfer_mode,
+        }
+        self._instances[instance.url.partition("://")[2]] = instance
+        with self._proxy._list_lock:
+            known = self._proxy.prefill_instances if producer else self._proxy.decode_instances
+            return bool(self._proxy._append_whole_dict_unique(known, message))
+
+    def unregister(self, role: Role, url: str) -> None:
+        raise TargetError("an instance cannot leave ATOM's proxy")
+
+    def instances(self, role: Role) -> tuple[str, ...]:
+        known = (
+            self._proxy.prefill_instances if role is Role.PRODUCER else self._proxy.decode_instances
+        )
+        return tuple(message["request_address"].removesuffix(_PATH) for message in known)
+
+    def address(self, url: str) -> tuple[str, int]:
+        host, port = self._proxy._extract_ip_port(url)
+        return host, int(port)
+
+    def patience(self) -> float:
+        for role, url in (
+            (Role.PRODUCER, "http://10.0.0.1:1"),
+            (Role.CONSUMER, "http://10.0.1.1:1"),
+        ):
+            if not self.instances(role):
+                self.register(Instance(role, url))
+        self._network.answer = lambda received: None
+        return self._network.patience(self._ask(_PATH, {}, b'{"prompt": "a", "max_tokens": 2}'))
+
+    def send(
+        self,
+        body: Mapping[str, Any] | bytes,
+        *,
+        path: str = _PATH,
+        headers: Mapping[str, str] | None = None,
+        prefill: Reply | None = None,
+        decode: Reply | None = None,
+    ) -> Exchange:
+        scripts = {Role.PRODUCER: prefill or Reply(), Role.CONSUMER: decode or Reply()}
+        calls: dict[Role, list[Call]] = {Role.PRODUCER: [], Role.CONSUMER: []}
+
+        def answer(received: Received) -> Reply:
+            instance = self._instances[received.host]
+            calls[instance.role].append(
+                Call(instance.url, received.path, received.body, received.headers)
+            )
+            reply = scripts[instance.role]
+            if reply.body is None and not reply.raw:
+                return Reply(reply.status, _ANSWERS[instance.role], lost=reply.lost)
+            return reply
+
+        self._network.answer = answer
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        with warnings.catch_warnings():
+            # The proxy forgets to close its client session when D cannot be reached.
+            warnings.simplefilter("ignore", ResourceWarning)
+            status, seen, content = self._network.run(self._ask(path, headers or {}, raw))
+        return Exchange(
+            status,
+            content,
+            tuple(calls[Role.PRODUCER]),
+            tuple(calls[Role.CONSUMER]),
+            headers=seen,
+        )
+
+    async def _ask(
+        self, path: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One request to the application by its ASGI interface, as a server makes it."""
+        named = {"content-type": "application/json", "host": "proxy"} | {
+            name.lower(): value for name, value in headers.items()
+        }
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in named.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 10001),
+        }
+        requests = [{"type": "http.request", "body": body, "more_body": False}]
+        answers: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            if requests:
+                return requests.pop()
+            await asyncio.Event().wait()  # the client stays; the application cancels this
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            answers.append(message)
+
+        try:
+            await self._proxy.app(scope, receive, send)
+        except Exception:
+            # A server can only cut the connection then: what was sent before stands.
+            if not answers:
+                raise
+        start = answers[0]
+        return (
+            start["status"],
+            {name.decode().lower(): value.decode() for name, value in start["headers"]},
+            b"".join(message.get("body", b"") for message in answers[1:]),
+        )
+
+    def _forget(self) -> None:
+        """As in a new process."""
+        self._proxy.prefill_instances.clear()
+        self._proxy.decode_instances.clear()
+        self._proxy.request_nums = 0
+        self._proxy.TRANSFER_TYPE = None
