@@ -16,7 +16,7 @@ class ReferenceTarget(Target):
     """`pd_testkit.reference`. Each unit is imported when its first driver is made."""
 
     name = "reference"
-    units = (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER, Unit.ENGINE, Unit.TRANSFER)
+    units = (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER, Unit.ENGINE, Unit.PROXY, Unit.TRANSFER)
     capabilities = Capabilities(
         read_mode=True,
         write_mode=True,
@@ -37,6 +37,8 @@ class ReferenceTarget(Target):
         transfer_ids=True,
         save=True,
         connector_holds_blocks=True,
+        transfer_modes=True,
+        unregister=True,
     )
 
     def version(self) -> str:
@@ -63,6 +65,11 @@ class ReferenceTarget(Target):
         from pd_testkit.targets.reference_scheduler import EngineSchedulerDriver
 
         return EngineSchedulerDriver(spec)
+
+    def proxy(self) -> drivers.Proxy:
+        from pd_testkit.targets.reference_proxy import ProxyDriver
+
+        return ProxyDriver()
 
     def transfer(self) -> drivers.Transfer:
         from pd_testkit.targets.reference_transfer import TransferDriver
