@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -55,6 +55,8 @@ class Engine:
     dp_size: int = 1
     tp_size: int = 1
     handshake_port: int = 0
+    heartbeat: int = field(default=0, compare=False)
+    """The sequence number of the registration."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class ProxyDriver:
                 dp_size=instance.dp_size,
                 tp_size=instance.tp_size,
                 handshake_port=instance.handshake_port,
+                heartbeat=instance.heartbeat,
             )
         )
 
