@@ -1,0 +1,221 @@
+"""A batch: many copies between two memories, posted as one operation."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pd_testkit.fabric.memory import Bytes
+
+Offsets = npt.NDArray[np.int64]
+OffsetsLike = int | Iterable[int] | npt.NDArray[np.integer]
+
+_TOO_FAR = np.iinfo(np.int64).max
+_LOOP_ABOVE = 24 * 1024
+"""Bytes. A copy of this many outweighs the interpreter's work for it; smaller ones go by index."""
+_LOOP_BELOW = 8
+"""Copies. Fewer than this are not worth an index."""
+_SCRATCH = 256 * 1024
+"""Bytes that go from scattered to scattered at a time: they stay in the second-level cache."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``n`` copies of ``sizes`` bytes between offsets of a local and a remote memory.
+
+    As with one-sided RDMA they have no order among each other in time. Where destinations
+    overlap, this implementation leaves what running them in order would leave.
+
+    Attributes:
+        local: offsets in bytes, int64 of shape (n,).
+        remote: likewise.
+        sizes: bytes, int64 of shape (n,).
+    """
+
+    local: Offsets
+    remote: Offsets
+    sizes: Offsets
+
+    @classmethod
+    def of(cls, local: OffsetsLike, remote: OffsetsLike, sizes: OffsetsLike) -> Batch:
+        """From numbers, sequences or arrays of integers.
+
+        Raises:
+            TypeError: something is not an integer.
+        """
+        return cls(_integers(local), _integers(remote), _integers(sizes))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.sizes.sum())
+
+    def problem(self, local_size: int, remote_size: int) -> str | None:
+        """What is wrong with it for memories of these sizes in bytes; None when nothing is."""
+        if not len(self.local) == len(self.remote) == len(self.sizes):
+            return (
+                f"{len(self.local)} local offsets, {len(self.remote)} remote offsets and "
+                f"{len(self.sizes)} sizes"
+            )
+        # A size is compared first, and then an offset with what room that leaves: no sum of two
+        # numbers that are not trusted, which could wrap around.
+        inside = (self.sizes >= 0) & (self.sizes <= min(local_size, remote_size))
+        room = np.where(inside, self.sizes, 0)
+        inside &= (self.local >= 0) & (self.local <= local_size - room)
+        inside &= (self.remote >= 0) & (self.remote <= remote_size - room)
+        if inside.all():
+            return None
+        at = int(np.argmin(inside))
+        return (
+            f"entry {at} is out of range: {self.sizes[at]} bytes at local offset "
+            f"{self.local[at]} of {local_size} and remote offset {self.remote[at]} of "
+            f"{remote_size}"
+        )
+
+    def first(self, nbytes: int) -> Batch:
+        """The part of it that moves the first ``nbytes`` bytes."""
+        ends = np.cumsum(self.sizes)
+        whole = int(np.searchsorted(ends, nbytes, side="right"))
+        keep = min(whole + 1, len(self))
+        sizes = self.sizes[:keep].copy()
+        if whole < len(self):
+            sizes[whole] = nbytes - (int(ends[whole - 1]) if whole else 0)
+        return Batch(self.local[:keep], self.remote[:keep], sizes)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Local and remote offset of the batch's byte number ``index``, from 0."""
+        ends = np.cumsum(self.sizes)
+        at = int(np.searchsorted(ends, index, side="right"))
+        within = index - (int(ends[at - 1]) if at else 0)
+        return int(self.local[at]) + within, int(self.remote[at]) + within
+
+
+def copy(source: Bytes, from_: Offsets, destination: Bytes, to: Offsets, sizes: Offsets) -> None:
+    """Copy ``sizes[i]`` bytes from ``source[from_[i]]`` to ``destination[to[i]]`` for all i.
+
+    The caller has checked the bounds. The result is that of copying in order, each copy as
+    ``memmove`` does it.
+    """
+    filled = sizes > 0
+    if not filled.all():
+        from_, to, sizes = from_[filled], to[filled], sizes[filled]
+    runs = _runs(from_, to, sizes)
+    if len(runs[0]) < _LOOP_BELOW or np.may_share_memory(source, destination):
+        _copy_each(source, destination, *runs)
+        return
+    if not _ascending(to, sizes):
+        order = np.argsort(to, kind="stable")
+        if not _ascending(to[order], sizes[order]):
+            _copy_each(source, destination, *runs)
+            return
+        # No two destinations overlap, so the order is free. By destination, blocks that fill a
+        # dense area form a run there; but leave a source that is a run already.
+        if not _few(_breaks(from_, sizes), len(sizes)):
+            from_, to, sizes = from_[order], to[order], sizes[order]
+            runs = _runs(from_, to, sizes)
+    if _few(runs[0], len(sizes)) or sizes.min() != sizes.max():
+        from_, to, sizes = runs
+    for size in np.unique(sizes).tolist():
+        at = np.flatnonzero(sizes == size)
+        if size >= _LOOP_ABOVE or len(at) < _LOOP_BELOW:
+            _copy_each(source, destination, from_[at], to[at], sizes[at])
+        else:
+            _copy_equal(source, destination, from_[at], to[at], size)
+
+
+def _copy_each(
+    source: Bytes, destination: Bytes, from_: Offsets, to: Offsets, sizes: Offsets
+) -> None:
+    """One copy after the other."""
+    read, write = source.data, destination.data
+    for start, at, size in zip(from_.tolist(), to.tolist(), sizes.tolist(), strict=True):
+        write[at : at + size] = read[start : start + size]
+
+
+def _copy_equal(source: Bytes, destination: Bytes, from_: Offsets, to: Offsets, size: int) -> None:
+    """Copies of one size to destinations that do not overlap.
+
+    Blocks are items of a void type of their size. Indexing moves a whole item; only where both
+    sides are scattered does it take a second pass, in pieces that stay in the cache.
+    """
+    block = np.dtype((np.void, size))
+    count = len(to)
+    ends = _breaks(to, np.int64(size))
+    if _few(ends, count) and not ((from_ - from_[0]) % size).any():
+        phase = int(from_[0]) % size
+        aligned = source[phase : phase + (len(source) - phase) // size * size].view(block)
+        index = (from_ - phase) // size
+        for first, last in _spans(ends, count):
+            start = int(to[first])
+            run = destination[start : start + (last - first) * size].view(block)
+            # Without a mode that cannot raise, ``take`` goes through a buffer of its own.
+            np.take(aligned, index[first:last], out=run, mode="clip")
+        return
+    anywhere = np.ndarray(len(destination) - size + 1, block, destination, strides=(1,))
+    ends = _breaks(from_, np.int64(size))
+    if _few(ends, count):
+        for first, last in _spans(ends, count):
+            start = int(from_[first])
+            anywhere[to[first:last]] = source[start : start + (last - first) * size].view(block)
+        return
+    items = np.ndarray(len(source) - size + 1, block, source, strides=(1,))
+    step = max(1, _SCRATCH // size)
+    for first in range(0, count, step):
+        anywhere[to[first : first + step]] = items[from_[first : first + step]]
+
+
+def _runs(from_: Offsets, to: Offsets, sizes: Offsets) -> tuple[Offsets, Offsets, Offsets]:
+    """The same copies, with those that continue the one before on both sides joined to it."""
+    if len(sizes) < 2:
+        return from_, to, sizes
+    end_from, end_to = from_[:-1] + sizes[:-1], to[:-1] + sizes[:-1]
+    starts = np.flatnonzero((from_[1:] != end_from) | (to[1:] != end_to)) + 1
+    starts = np.concatenate(([0], starts))
+    return from_[starts], to[starts], np.add.reduceat(sizes, starts)
+
+
+def _breaks(starts: Offsets, sizes: Offsets | np.int64) -> Offsets:
+    """Indexes, but for 0, at which a block does not begin where the one before ends."""
+    lengths = sizes[:-1] if isinstance(sizes, np.ndarray) else sizes
+    return np.flatnonzero(starts[1:] != starts[:-1] + lengths) + 1
+
+
+def _spans(breaks: Offsets, count: int) -> list[tuple[int, int]]:
+    """The index ranges between breaks."""
+    edges = [0, *breaks.tolist(), count]
+    return list(itertools.pairwise(edges))
+
+
+def _ascending(starts: Offsets, sizes: Offsets) -> bool:
+    """Whether each begins at or after the end of the one before."""
+    return bool((starts[:-1] + sizes[:-1] <= starts[1:]).all())
+
+
+def _few(pieces: Offsets, count: int) -> bool:
+    """Whether a loop over pieces is cheap beside ``count`` blocks."""
+    return len(pieces) * _LOOP_BELOW <= count
+
+
+def _integers(values: OffsetsLike) -> Offsets:
+    """As int64. What does not fit is set to the largest one, which lies in no memory."""
+    if isinstance(values, np.ndarray):
+        array = values.reshape(-1)
+    else:
+        array = np.array([values] if isinstance(values, int) else list(values)).reshape(-1)
+    if array.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if array.dtype.kind == "i":
+        return array.astype(np.int64, copy=False)
+    if array.dtype.kind == "u":
+        return np.minimum(array, _TOO_FAR).astype(np.int64)
+    if array.dtype.kind == "O":
+        clipped = (max(-1, min(operator.index(value), _TOO_FAR)) for value in array)
+        return np.fromiter(clipped, dtype=np.int64)
+    raise TypeError(f"offsets and sizes are integers, not {array.dtype}")

@@ -1,0 +1,119 @@
+"""Registered memory: real bytes, and the value that names them on another engine."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from pd_testkit.fabric.engine import Engine
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class RegionHandle(NamedTuple):
+    """Names a region to another engine. A plain tuple of plain values: send it over any wire."""
+
+    engine: str
+    generation: int
+    """Of the engine; a handle from before its restart is stale."""
+    region: int
+    """Unique on a fabric, never reused."""
+    address: int
+    size: int
+    """Bytes."""
+
+
+class Region:
+    """Memory of one engine that the fabric may read and write.
+
+    Registered memory must stay where it is until it is deregistered or its engine dies. The
+    region keeps a reference to the buffer, or to ``owner``, until then and no longer; of a bare
+    address the caller alone keeps it alive. The fabric never touches a byte outside of
+    [address, address + size), and none at all afterwards.
+    """
+
+    def __init__(self, engine: Engine, region_id: int, memory: Bytes, owner: Any) -> None:
+        self.engine = engine
+        self.handle = RegionHandle(
+            engine.name, engine.generation, region_id, memory.ctypes.data, memory.nbytes
+        )
+        self._memory: Bytes | None = memory
+        self._owner = owner
+
+    @property
+    def id(self) -> int:
+        return self.handle.region
+
+    @property
+    def address(self) -> int:
+        return self.handle.address
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.handle.size
+
+    @property
+    def registered(self) -> bool:
+        return self._memory is not None
+
+    def deregister(self) -> None:
+        """Take it off the fabric; transfers to and from it fail from now on."""
+        self.engine.deregister(self)
+
+    def _release(self) -> None:
+        self._memory = self._owner = None
+
+    def __repr__(self) -> str:
+        state = "" if self.registered else ", deregistered"
+        return f"<Region {self.id} of {self.engine.name}, {self.size} bytes{state}>"
+
+
+def memory_of(buffer: Any) -> tuple[Bytes, Any]:
+    """A buffer's bytes as a flat array over the same memory, and the object that owns them.
+
+    Raises:
+        TypeError: no buffer, array or tensor.
+        ValueError: not contiguous, read-only, or not in host memory.
+    """
+    if isinstance(buffer, np.ndarray):
+        if not buffer.flags.c_contiguous:
+            raise ValueError("the array is not C-contiguous")
+        memory = buffer.reshape(-1).view(np.uint8)
+    elif hasattr(buffer, "data_ptr"):
+        return _tensor_memory(buffer), buffer
+    else:
+        view = memoryview(buffer)
+        if not view.c_contiguous:
+            raise ValueError("the buffer is not C-contiguous")
+        memory = np.frombuffer(view, dtype=np.uint8) if view.nbytes else np.empty(0, np.uint8)
+    if not memory.flags.writeable and memory.nbytes:
+        raise ValueError("the buffer is read-only; a NIC writes to what it registers")
+    return memory, buffer
+
+
+def memory_at(address: int, size: int) -> Bytes:
+    """The bytes at an address of this process.
+
+    Raises:
+        ValueError: a null address, or a negative size.
+    """
+    if size < 0 or address < 0 or (address == 0 and size):
+        raise ValueError(f"no memory of {size} bytes at address {address:#x}")
+    if size == 0:
+        return np.empty(0, dtype=np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+
+def _tensor_memory(tensor: Any) -> Bytes:
+    """A torch tensor's bytes, through its data pointer: torch is not imported for it."""
+    device = getattr(getattr(tensor, "device", None), "type", "cpu")
+    if device != "cpu":
+        raise ValueError(f"the tensor is on device {device!r}; the fabric moves host memory")
+    if not tensor.is_contiguous():
+        raise ValueError("the tensor is not contiguous")
+    return memory_at(int(tensor.data_ptr()), int(tensor.numel()) * int(tensor.element_size()))
