@@ -16,40 +16,12 @@ from pd_testkit.contract import (
     Unit,
 )
 from pd_testkit.suites.base import Suite, clause
+from pd_testkit.suites.requests import BLOCK_SIZE, SOURCE, for_decode, local, remote
 
 Make = Callable[..., SchedulerSide]
 
-BLOCK_SIZE = 4
 PRODUCER = EngineSpec(role=Role.PRODUCER, block_size=BLOCK_SIZE)
 CONSUMER = EngineSpec(role=Role.CONSUMER, block_size=BLOCK_SIZE)
-SOURCE = HandOff(
-    engine_id="prefill-3",
-    host="192.0.2.7",
-    port=8107,
-    handshake_port=17301,
-    block_ids=(40, 17, 33),
-    transfer_id=9001,
-    tp_size=1,
-    dp_size=1,
-    dp_rank=0,
-)
-
-
-def remote(
-    request_id: str = "d-1", tokens: int = 3 * BLOCK_SIZE, source: HandOff = SOURCE
-) -> Request:
-    """A request on D whose prompt was prefilled elsewhere."""
-    return Request(request_id, tuple(range(100, 100 + tokens)), source=source)
-
-
-def for_decode(request_id: str = "p-1", tokens: int = 3 * BLOCK_SIZE) -> Request:
-    """A request on P that a decode engine waits for."""
-    return Request(request_id, tuple(range(100, 100 + tokens)), max_tokens=1, remote_decode=True)
-
-
-def local(request_id: str = "l-1", tokens: int = 3 * BLOCK_SIZE) -> Request:
-    """A request that has nothing to do with another engine."""
-    return Request(request_id, tuple(range(100, 100 + tokens)))
 
 
 def admit(

@@ -1,0 +1,196 @@
+"""The checks of whole histories: any order of events ends with nothing left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pd_testkit.contract import (
+    Capabilities,
+    EngineScheduler,
+    EngineSpec,
+    Request,
+    RequestState,
+    Role,
+    Target,
+)
+from pd_testkit.suites.base import Suite, clause
+from pd_testkit.suites.engine_flow import (
+    Make,
+    assert_all_free,
+    assert_in_use,
+    consumer,
+    failed,
+    loads,
+    producer,
+    received,
+    sent,
+)
+from pd_testkit.suites.requests import local, prompt, remote, source_of
+
+RUNNING = RequestState.RUNNING
+
+
+class History:
+    """An engine under a list of events, with its own account of who has which blocks."""
+
+    def __init__(self, engine: EngineScheduler, spec: EngineSpec) -> None:
+        self.engine = engine
+        self.spec = spec
+        self.pool = engine.free_blocks()
+        self.requests: list[str] = []
+        self.live_loads: dict[str, tuple[int, ...]] = {}
+        """Request id to the local blocks that its load writes."""
+        self.unsent: set[str] = set()
+        """Requests whose hand-off no peer has answered."""
+        self.aborted: set[str] = set()
+
+    def add(self, tokens: int, *, transfers: bool) -> None:
+        number = len(self.requests)
+        request_id = f"r-{number}"
+        max_tokens = 1 + number % 4
+        # Every third prompt begins as the ones before it, for the prefix cache.
+        first = 100 if number % 3 else 1000 * number
+        if not transfers:
+            request = local(request_id, tokens, first=first, max_tokens=max_tokens)
+        elif self.spec.role is Role.CONSUMER:
+            source = source_of(tokens, 9000 + number)
+            request = remote(request_id, tokens, source, first=first, max_tokens=max_tokens)
+        else:
+            request = Request(request_id, prompt(tokens, first), 1, remote_decode=True)
+        self.engine.add(request)
+        self.requests.append(request_id)
+
+    def turn(self) -> None:
+        step = self.engine.step()
+        assert sum(step.scheduled.values()) <= self.spec.max_batch_tokens, "the token budget"
+        assert len(step.scheduled) <= self.spec.max_running, "the batch's size"
+        for request_id in step.scheduled:
+            assert request_id not in self.live_loads, f"{request_id} still waits for its KV"
+            assert request_id not in self.unsent, f"{request_id} is over"
+        for request_id, meta in loads([step]):
+            if self.engine.state(request_id) is RequestState.WAITING_FOR_REMOTE_KV:
+                self.live_loads[request_id] = tuple(local for local, _ in meta.pairs)
+        for request_id in self.engine.complete():
+            if self.engine.hand_off(request_id) is not None:
+                self.unsent.add(request_id)
+
+    def answer(self, request_id: str, *, succeeds: bool) -> None:
+        """The workers are done with the request's load or send, if there is one."""
+        if self.spec.role is Role.PRODUCER:
+            sent(self.engine, request_id)
+            self.unsent.discard(request_id)
+        elif request_id in self.live_loads:
+            del self.live_loads[request_id]
+            (received if succeeds else failed)(self.engine, request_id)
+
+    def repeat(self, request_id: str) -> None:
+        """A completion that was given before comes again."""
+        if request_id not in self.live_loads and request_id not in self.unsent:
+            (received if self.spec.role is Role.CONSUMER else sent)(self.engine, request_id)
+
+    def abort(self, request_id: str) -> None:
+        self.engine.abort(request_id)
+        self.aborted.add(request_id)
+
+    def preempt(self, request_id: str) -> None:
+        if self.engine.state(request_id) is RUNNING and request_id not in self.aborted:
+            self.engine.preempt(request_id)
+
+    def check(self) -> None:
+        counts = self.engine.ref_counts()
+        assert self.engine.free_blocks() + len(counts) == self.pool, "free or in use, not both"
+        for request_id, blocks in self.live_loads.items():
+            assert_in_use(counts, blocks, f"{request_id}'s load writes them")
+        for request_id in self.unsent:
+            hand_off = self.engine.hand_off(request_id)
+            assert hand_off is not None
+            assert_in_use(counts, hand_off.block_ids or (), f"{request_id} is not sent")
+        users: dict[int, int] = {}
+        for request_id in self.requests:
+            for block in self.engine.block_table(request_id):
+                users[block] = users.get(block, 0) + 1
+        shared = [block for block, count in users.items() if count > counts.get(block, 0)]
+        assert not shared, f"blocks {shared} are in more tables than they have references"
+        if not self.spec.prefix_caching:
+            doubled = [block for block, count in users.items() if count > 1]
+            assert not doubled, f"blocks {doubled} are in two tables"
+
+    def end(self) -> None:
+        """Answer everything until nothing moves any more."""
+        for _ in range(200):
+            if self.engine.is_idle() and not self.live_loads and not self.unsent:
+                break
+            self.turn()
+            for request_id in (*self.live_loads, *self.unsent):
+                self.answer(request_id, succeeds=True)
+            self.check()
+        assert_all_free(self.engine, self.pool)
+        for request_id in self.requests:
+            assert self.engine.state(request_id) is RequestState.FINISHED, f"{request_id} is lost"
+
+
+def events(capabilities: Capabilities) -> list[str]:
+    """What can happen to an engine that is capable of this; twice what happens more often."""
+    names = ["add local", "add transfer", "add transfer", "turn", "turn", "answer", "answer"]
+    names += ["repeat"]
+    names += ["fail"] * capabilities.failure_reporting
+    names += ["abort"] * capabilities.abort
+    names += ["preempt"] * capabilities.preemption
+    return names
+
+
+class HistoryClauses(Suite):
+    def _check(
+        self,
+        make: Make,
+        target: Target,
+        for_all: Callable[..., None],
+        spec: Callable[..., EngineSpec],
+    ) -> None:
+        from hypothesis import strategies as st
+
+        def check(history: list[tuple[str, int]], caching: bool, chunked: bool) -> None:
+            engine_spec = spec(
+                num_blocks=12,
+                max_running=3,
+                max_batch_tokens=8 if chunked else 32,
+                prefix_caching=caching,
+                chunked_prefill=chunked,
+            )
+            run = History(make(engine_spec), engine_spec)
+            for event, number in history:
+                if event.startswith("add"):
+                    run.add(1 + number, transfers=event == "add transfer")
+                elif event == "turn":
+                    run.turn()
+                elif run.requests:
+                    request_id = run.requests[number % len(run.requests)]
+                    match event:
+                        case "answer":
+                            run.answer(request_id, succeeds=True)
+                        case "fail":
+                            run.answer(request_id, succeeds=False)
+                        case "repeat":
+                            run.repeat(request_id)
+                        case "abort":
+                            run.abort(request_id)
+                        case "preempt":
+                            run.preempt(request_id)
+                run.check()
+            run.end()
+
+        event = st.sampled_from(events(target.capabilities))
+        for_all(
+            check,
+            st.lists(st.tuples(event, st.integers(0, 13)), max_size=40),
+            st.booleans() if target.capabilities.prefix_cache else st.just(False),
+            st.booleans() if target.capabilities.chunked_prefill else st.just(False),
+        )
+
+    @clause("ENG-054")
+    def test_consumer_is_idle_after_any_history(self, make: Make, target: Target, for_all):
+        self._check(make, target, for_all, consumer)
+
+    @clause("ENG-055")
+    def test_producer_is_idle_after_any_history(self, make: Make, target: Target, for_all):
+        self._check(make, target, for_all, producer)
