@@ -57,6 +57,8 @@ class Fault:
             raise ValueError(f"seconds is {seconds}: it must be 0 or above")
         if not 0 <= (fraction := getattr(self, "fraction", 0.0)) <= 1:
             raise ValueError(f"fraction is {fraction}: it lies in [0, 1]")
+        if not (status := getattr(self, "status", Status.SUCCESS)).done:
+            raise ValueError(f"status is {status.name}: a fault ends an operation")
 
     def concerns(self, operation: Operation) -> bool:
         """Whether it is one that this fault counts."""
@@ -112,6 +114,11 @@ class Fail(Fault):
     status: Status = Status.RDMA_ERROR
     at_post: bool = False
     """Fail in the call that posts it, rather than on completion."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.status.failed:
+            raise ValueError("a failed operation has an error status; see Partial for a silent one")
 
 
 @dataclass(frozen=True)
