@@ -249,9 +249,9 @@ class Run:
             self.written = files.write(self._conformance(), Path(file))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        from pd_testkit.report.table import details, table, verdict
-
         for target in self._results():
+            from pd_testkit.report.table import details, table, verdict
+
             colour = {"green" if target.conforms else "red": True}
             title = f"P/D conformance: {target.name} {target.version}"
             terminalreporter.section(title, "=", **colour)

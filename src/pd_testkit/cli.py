@@ -1,0 +1,90 @@
+"""``pd-testkit``: the contract and the stubs from the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+import pd_testkit
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(pd_testkit.__version__, prog_name="pd-testkit")
+def main() -> None:
+    """Proves a prefill/decode disaggregated serving stack right, on a plain CPU.
+
+    The checks themselves are pytest's: pytest --pyargs pd_testkit.suites --pd-target TARGET
+    """
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+def clauses(context: click.Context) -> None:
+    """List the clauses of the contract."""
+    if context.invoked_subcommand is not None:
+        return
+    from pd_testkit.contract.clauses import CLAUSES
+
+    width = max(map(len, CLAUSES), default=0)
+    for clause in CLAUSES.values():
+        click.echo(f"{clause.id:{width}}  {clause.statement}")
+
+
+@clauses.command()
+@click.argument("clause_id", metavar="ID")
+def show(clause_id: str) -> None:
+    """Explain one clause, such as AGG-003."""
+    from pd_testkit.contract.clauses import CLAUSES, unknown_clause
+    from pd_testkit.report.contract_doc import explain
+
+    found = CLAUSES.get(clause_id.upper())
+    if found is None:
+        _refuse(unknown_clause(clause_id))
+    click.echo(explain(found))
+
+
+@main.group()
+def stubs() -> None:
+    """The strict stand-ins for real packages."""
+
+
+@stubs.command()
+@click.option(
+    "--against",
+    metavar="PATH",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A checkout of the real package, or the folder that it is installed in.",
+)
+@click.option("--package", metavar="NAME", help="Compare this stand-in only, such as mori.")
+def diff(against: Path, package: str | None) -> None:
+    """Compare the stand-ins with the real packages; exit code 1 when one has drifted."""
+    from pd_testkit.stubs import available
+    from pd_testkit.stubs.surface import diff_package
+
+    names = available() if package is None else (package,)
+    if unknown := set(names) - set(available()):
+        _refuse(f"there is no stand-in for {unknown.pop()!r}; choose of {', '.join(available())}")
+    compared, drifted = 0, False
+    for name in names:
+        try:
+            drift = diff_package(name, against)
+        except FileNotFoundError:
+            continue
+        compared += 1
+        drifted |= bool(drift)
+        click.echo(f"{name}: {len(drift)} differences" if drift else f"{name}: as recorded")
+        for line in drift:
+            click.echo(f"  {line}")
+    if not compared:
+        _refuse(f"there is no package {' or '.join(names)} below {against}")
+    sys.exit(drifted)
+
+
+def _refuse(message: str) -> NoReturn:
+    """Say in one line what is wrong with the command line, and exit with 2."""
+    click.echo(message, err=True)
+    sys.exit(2)
