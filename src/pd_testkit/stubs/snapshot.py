@@ -143,12 +143,13 @@ def _values(module: Any) -> Iterator[Any]:
 
 def _is_from(value: Any, sources: set[str]) -> bool:
     """Whether a module, a class, a function or an object's class lies in or below ``sources``."""
-    if isinstance(value, ModuleType):
+    kind = type(value)  # not isinstance, which may run code of a lazy object
+    if issubclass(kind, ModuleType):
         origin = vars(value).get("__name__")
-    elif isinstance(value, (type, FunctionType, BuiltinFunctionType)):
+    elif issubclass(kind, (type, FunctionType, BuiltinFunctionType)):
         origin = getattr(value, "__module__", None)
     else:
-        origin = getattr(type(value), "__module__", None)
+        origin = getattr(kind, "__module__", None)
     if not isinstance(origin, str):
         return False
     return origin in sources or any(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -28,6 +30,7 @@ class StrictModule(ModuleType):
 
     Every stub is a package (``__path__`` is empty), so that an import of a part which it lacks
     reaches `StubFinder` and gets the hint too. It has no ``__file__``, as a built-in module.
+    ``__late__`` holds attributes that are made when they are first asked for.
     """
 
     def __init__(self, name: str, doc: str | None = None, /, **attributes: Any) -> None:
@@ -37,9 +40,18 @@ class StrictModule(ModuleType):
         self.__loader__ = loader
         self.__package__ = name
         self.__path__: list[str] = []
+        self.__late__: dict[str, Callable[[], Any]] = {}
         self.__dict__.update(attributes)
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __dir__(self) -> list[str]:
+        return sorted({*vars(self), *self.__late__} - {"__late__", "__touched__"})
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__late__:
+            value = vars(self)[name] = self.__late__[name]()
+            return value
+        if name == "__all__":  # star imports look at no late attribute otherwise
+            return [public for public in dir(self) if not public.startswith("_")]
         if _is_dunder(name):  # what inspect, pickle or pytest ask of any module
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         raise AttributeError(
@@ -51,7 +63,7 @@ class StrictModule(ModuleType):
 
 
 class RecordingModule(StrictModule):
-    """A `StrictModule` that notes every public attribute asked of it, had or missing."""
+    """A `StrictModule` that notes every attribute asked of it, had or missing."""
 
     def __getattribute__(self, name: str) -> Any:
         if not _is_dunder(name):
@@ -73,7 +85,7 @@ def touched(module: ModuleType) -> set[str]:
 
 def missing(module: ModuleType) -> set[str]:
     """The part of `touched` that ``module`` does not have."""
-    return touched(module) - set(vars(module))
+    return touched(module) - set(dir(module))
 
 
 class _StubLoader(Loader):
@@ -136,15 +148,61 @@ def _importing() -> bool:
     return frame.f_code.co_name == "_find_and_load_unlocked"
 
 
-def placeholder(module: str, name: str) -> Callable[..., NoReturn]:
-    """A function that can be imported, passed and inspected, and raises when it is called."""
+def placeholder(module: str, name: str, signature: str | None = None) -> Callable[..., NoReturn]:
+    """A function that can be imported, passed and inspected, and raises when it is called.
+
+    Args:
+        signature: as in a recorded surface, ``(a, b=1)``; what ``inspect.signature`` gives.
+    """
 
     def absent(*args: Any, **kwargs: Any) -> NoReturn:
         raise PlaceholderCalled(
             f"{module}.{name} is a placeholder of pd-testkit's stub and computes nothing; "
-            f"give it a body with {hint(module, name)}"
+            f"give it a body with {hint(module, name.partition('.')[0])}"
         )
 
-    absent.__name__ = absent.__qualname__ = name
+    absent.__name__ = name.rpartition(".")[2]
+    absent.__qualname__ = name
     absent.__module__ = module
+    if signature is not None:
+        vars(absent)["__signature__"] = inspect.Signature(list(_parameters(signature)))
     return absent
+
+
+def placeholder_class(
+    module: str, name: str, methods: Mapping[str, str | None], fields: Iterable[str] = ()
+) -> type:
+    """A class to import, subclass and annotate with, of which no instance can be made.
+
+    Args:
+        methods: signature, or None, by name.
+        fields: names of attributes, which instances would have.
+    """
+    members: dict[str, Any] = {
+        method: placeholder(module, f"{name}.{method}", signature)
+        for method, signature in {"__init__": None, **methods}.items()
+    }
+    annotations = dict.fromkeys(fields, Any)
+    return type(name, (), {"__module__": module, "__annotations__": annotations, **members})
+
+
+def _parameters(signature: str) -> Iterator[inspect.Parameter]:
+    function = ast.parse(f"def f{signature}: ...").body[0]
+    if not isinstance(function, ast.FunctionDef):
+        raise TypeError(f"not a signature: {signature}")
+    args, kinds = function.args, inspect.Parameter
+    plain = [*args.posonlyargs, *args.args]
+    defaults = [None] * (len(plain) - len(args.defaults)) + [*args.defaults]
+    for arg, default in zip(plain, defaults, strict=True):
+        kind = kinds.POSITIONAL_ONLY if arg in args.posonlyargs else kinds.POSITIONAL_OR_KEYWORD
+        yield inspect.Parameter(arg.arg, kind, default=_default(default))
+    if args.vararg:
+        yield inspect.Parameter(args.vararg.arg, kinds.VAR_POSITIONAL)
+    for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        yield inspect.Parameter(arg.arg, kinds.KEYWORD_ONLY, default=_default(default))
+    if args.kwarg:
+        yield inspect.Parameter(args.kwarg.arg, kinds.VAR_KEYWORD)
+
+
+def _default(node: ast.expr | None) -> Any:
+    return inspect.Parameter.empty if node is None else ast.literal_eval(node)

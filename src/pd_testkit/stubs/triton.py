@@ -86,7 +86,7 @@ class Config:
 
     def __init__(
         self, kwargs: dict[str, Any], num_warps: int = 4, num_stages: int = 3, **rest: Any
-    ):
+    ) -> None:
         self.kwargs = kwargs
         self.num_warps = num_warps
         self.num_stages = num_stages

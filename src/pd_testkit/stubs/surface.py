@@ -1,0 +1,283 @@
+"""The names, signatures and enum members of a package, recorded, and what drifted from them.
+
+A surface is plain data: ``{module: {name: entry}}``. An entry has a ``kind`` (``function``,
+``class``, ``enum``, ``module`` or ``value``); a function has a ``signature``, as
+``(a, b=1, *, c)`` without annotations, or None where it cannot be read; a class and an enum have
+``members``. ``surfaces/<package>.json`` holds the recorded ones with the version they were read
+from. They are facts about an interface; no code of the package is in them.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pd_testkit.stubs.surface_source import Entry, Surface, read_tree
+
+__all__ = [
+    "Entry",
+    "Surface",
+    "diff",
+    "diff_package",
+    "read_installed",
+    "read_modules",
+    "read_tree",
+    "recorded",
+]
+
+_RECORDS = Path(__file__).with_name("surfaces")
+_FILES = {"zmq": "pyzmq"}
+
+
+def recorded(package: str) -> tuple[str, Surface]:
+    """The version that was recorded of ``package`` (a stub's name), and its surface.
+
+    Raises:
+        FileNotFoundError: nothing is recorded of it.
+    """
+    content = json.loads(_file(package).read_text(encoding="utf-8"))
+    modules: Surface = content["modules"]
+    return content["source"], {
+        **modules,
+        **{old: modules[new] for old, new in content.get("aliases", {}).items()},
+    }
+
+
+def aliases(package: str) -> dict[str, str]:
+    """Older names of recorded modules, with the module that each stands for."""
+    content = json.loads(_file(package).read_text(encoding="utf-8"))
+    return dict(content.get("aliases", {}))
+
+
+def record(
+    package: str,
+    surface: Surface,
+    source: str,
+    *,
+    private: Collection[str] = (),
+    aliases: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the recorded surface of ``package``, for a stub's author.
+
+    Args:
+        source: the version or commit that it was read from.
+        private: names with a leading underscore to record too.
+        aliases: older names of modules in ``surface``.
+    """
+    modules = {
+        module: {n: e for n, e in names.items() if not n.startswith("_") or n in private}
+        for module, names in sorted(surface.items())
+    }
+    content = {"source": source, "aliases": dict(aliases or {}), "modules": modules}
+    _file(package).write_text(_dump(content) + "\n", encoding="utf-8")
+
+
+def _dump(value: Any, depth: int = 3) -> str:
+    """JSON with a line for each name, so that a change of the surface reads well as a diff."""
+    if not depth or not isinstance(value, dict):
+        return json.dumps(value)
+    lines = (f"{json.dumps(key)}: {_dump(inner, depth - 1)}" for key, inner in value.items())
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _file(package: str) -> Path:
+    return _RECORDS / f"{_FILES.get(package, package)}.json"
+
+
+def read_installed(package: str, modules: Iterable[str] | None = None) -> Surface:
+    """The surface of an installed package's ``modules`` (itself by default), by importing them.
+
+    Raises:
+        ImportError: one of them is not there.
+    """
+    names = [package] if modules is None else list(modules)
+    return read_modules({name: importlib.import_module(name) for name in names})
+
+
+def read_modules(modules: Mapping[str, ModuleType]) -> Surface:
+    """The surface of modules in this process, a stub's too."""
+    return {name: dict(_public(module, modules)) for name, module in modules.items()}
+
+
+def diff(
+    real: Surface, other: Surface, left_out: Mapping[str, Collection[str]] | None = None
+) -> list[str]:
+    """One line for each difference of ``other`` (a stub, a newer version) from ``real``.
+
+    ``left_out`` lists, by module, names (``Class.member`` too) of ``real`` that ``other`` doesn't
+    have on purpose; ``*`` stands for all.
+    """
+    left_out = left_out or {}
+    lines = []
+    for module in sorted({*real, *other}):
+        if module not in real:
+            lines.append(f"{module}: no such module in the real package")
+            continue
+        excused = left_out.get(module, ())
+        there, here = real[module], other.get(module)
+        if here is None:
+            if "*" not in excused:
+                lines.append(f"{module}: missing")
+            continue
+        lines += [
+            f"{module}.{name}: not in the real package" for name in sorted({*here} - {*there})
+        ]
+        if "*" not in excused:
+            absent = sorted({*there} - {*here} - {*excused})
+            lines += [f"{module}.{name}: missing" for name in absent]
+        for name in sorted({*there} & {*here}):
+            lines += [
+                line
+                for path, line in _differences(module, name, there[name], here[name])
+                if path not in excused
+            ]
+    return lines
+
+
+def diff_package(name: str, against: str | Path | None = None) -> list[str]:
+    """What the real package ``name`` has become since its surface was recorded, a line each.
+
+    Args:
+        name: a stub's name.
+        against: a checkout of the package; the installed package by default.
+
+    Raises:
+        FileNotFoundError: there is no recorded surface, or no such package below ``against``.
+        ImportError: the package is not installed.
+    """
+    _, real = recorded(name)
+    for old in aliases(name):
+        del real[old]
+    found = read_installed(name, real) if against is None else read_tree(against, name, real)
+    for module, names in found.items():
+        known = real.get(module, {})
+        found[module] = {n: e for n, e in names.items() if n[0] != "_" or n in known}
+    return [
+        line.replace("not in the real package", "new").replace(": missing", ": gone")
+        for line in diff(real, found)
+    ]
+
+
+def _differences(module: str, name: str, real: Entry, other: Entry) -> Iterator[tuple[str, str]]:
+    """What differs: the name within the module, and a line about it."""
+    path = f"{module}.{name}"
+    kinds = real["kind"], other["kind"]
+    if "value" in kinds:  # what a static reader cannot tell
+        return
+    if kinds[0] != kinds[1]:
+        yield name, f"{path}: is a {kinds[1]}, really a {kinds[0]}"
+    elif kinds[0] == "function":
+        known, found = real.get("signature"), other.get("signature")
+        if known is not None and found is not None and not _same_signature(known, found):
+            yield name, f"{path}{found}: really {known}"
+    elif kinds[0] == "enum":
+        if real["members"] != other["members"]:
+            yield name, f"{path}: has {other['members']}, really {real['members']}"
+    elif kinds[0] == "class":
+        there, here = real["members"], other["members"]
+        for member in sorted({*there, *here}):
+            inner = f"{name}.{member}"
+            if member in there and member in here:
+                yield from _differences(module, inner, there[member], here[member])
+            elif member != "__init__":  # inherited, or made by a decorator
+                lack = "missing" if member in there else "not in the real package"
+                yield inner, f"{module}.{inner}: {lack}"
+
+
+def _same_signature(one: str, other: str) -> bool:
+    """Whether two signatures take the same calls; an unreadable default (``...``) equals any."""
+    first, second = _parameters(one), _parameters(other)
+    return len(first) == len(second) and all(
+        a[:2] == b[:2] and (a[2] == b[2] or (None not in (a[2], b[2]) and "..." in (a[2], b[2])))
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _parameters(signature: str) -> list[tuple[str, str, str | None]]:
+    """Name, kind and default of each parameter."""
+    function = ast.parse(f"def f{signature}: ...").body[0]
+    if not isinstance(function, ast.FunctionDef):
+        raise TypeError(f"not a signature: {signature}")
+    args = function.args
+    plain = [*args.posonlyargs, *args.args]
+    defaults: list[ast.expr | None] = [None] * (len(plain) - len(args.defaults)) + [*args.defaults]
+    rows = [
+        (arg.arg, "positional-only" if arg in args.posonlyargs else "plain", default)
+        for arg, default in zip(plain, defaults, strict=True)
+    ]
+    rows += [(args.vararg.arg, "*", None)] if args.vararg else []
+    rows += [
+        (arg.arg, "keyword-only", default)
+        for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    ]
+    rows += [(args.kwarg.arg, "**", None)] if args.kwarg else []
+    return [(name, kind, None if d is None else ast.unparse(d)) for name, kind, d in rows]
+
+
+def _public(module: ModuleType, modules: Mapping[str, ModuleType]) -> Iterator[tuple[str, Entry]]:
+    """The names of a module but for its own submodules and for modules from elsewhere."""
+    for name in dir(module):
+        if name.startswith("__"):
+            continue
+        value = getattr(module, name)
+        if not isinstance(value, ModuleType):
+            yield name, _entry(value)
+        elif value.__name__ != f"{module.__name__}.{name}" and value.__name__ in modules:
+            yield name, {"kind": "module"}
+
+
+def _entry(value: Any) -> Entry:
+    if isinstance(value, type) and issubclass(value, enum.Enum):
+        return {"kind": "enum", "members": {m.name: m.value for m in value}}
+    if isinstance(value, type):
+        return {"kind": "class", "members": dict(_members(value))}
+    if callable(value) and hasattr(value, "__name__"):
+        return {"kind": "function", "signature": _signature(value)}
+    return {"kind": "value"}
+
+
+def _members(cls: type) -> Iterator[tuple[str, Entry]]:
+    annotated = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
+    for name in sorted({*dir(cls), *annotated}):
+        if name.startswith("_") and name != "__init__":
+            continue
+        value = inspect.getattr_static(cls, name, None)
+        if name == "__init__" and not inspect.isfunction(value):
+            continue
+        function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+        if inspect.isroutine(function):
+            yield name, {"kind": "function", "signature": _signature(function)}
+        else:
+            yield name, {"kind": "value"}
+
+
+def _signature(function: Callable[..., Any]) -> str | None:
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # a C function without a text signature
+        return None
+    parameters = [
+        p.replace(
+            annotation=p.empty, default=p.empty if p.default is p.empty else _Shown(p.default)
+        )
+        for p in signature.parameters.values()
+    ]
+    return str(inspect.Signature(parameters))
+
+
+class _Shown:
+    """A default as it is written in a signature: a plain literal, or ``...``."""
+
+    def __init__(self, value: Any) -> None:
+        plain = value is None or type(value) in (bool, int, float, str, bytes)
+        self._text = repr(value) if plain else "..."
+
+    def __repr__(self) -> str:
+        return self._text
