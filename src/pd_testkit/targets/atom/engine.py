@@ -31,6 +31,7 @@ class EngineSchedulerDriver:
     def __init__(self, version: Version, spec: EngineSpec) -> None:
         from atom.model_engine.scheduler import Scheduler
 
+        self._spec = spec
         self._sequences = Sequences(version, spec.block_size)
         self._scheduler = Scheduler(engine_config(spec))
         self._can_abort = version.capabilities.abort
@@ -126,7 +127,7 @@ class EngineSchedulerDriver:
 
     def hand_off(self, request_id: RequestId) -> HandOff | None:
         params = self._sequences[request_id].kv_transfer_params_output
-        return None if params is None else hand_off_of(params)
+        return None if params is None else hand_off_of(params, self._spec)
 
     def is_idle(self) -> bool:
         return bool(self._scheduler.is_finished())

@@ -24,6 +24,7 @@ class SchedulerSideDriver:
     def __init__(self, version: Version, spec: EngineSpec) -> None:
         from atom.kv_transfer.disaggregation import KVConnectorFactory
 
+        self._spec = spec
         self._sequences = Sequences(version, spec.block_size)
         self._connector = KVConnectorFactory.create_connector(engine_config(spec), "scheduler")
 
@@ -77,4 +78,5 @@ class SchedulerSideDriver:
         sequence.block_table[:] = block_ids
         keeps = self._connector.request_finished(sequence)
         params = sequence.kv_transfer_params_output
-        return Finish(hand_off=None if params is None else hand_off_of(params), keeps_blocks=keeps)
+        hand_off = None if params is None else hand_off_of(params, self._spec)
+        return Finish(hand_off, keeps_blocks=keeps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pd_testkit.contract import HandOff, RequestId, StepMetadata, TransferMeta
+from pd_testkit.contract import EngineSpec, HandOff, RequestId, StepMetadata, TransferMeta
 from pd_testkit.targets.atom.versions import Version
 
 _WIRE = {
@@ -42,12 +42,14 @@ def params_of(version: Version, hand_off: HandOff) -> dict[str, Any]:
     return params
 
 
-def hand_off_of(params: Mapping[str, Any]) -> HandOff:
-    """What P's response tells the router."""
-    values = {name: params.get(key) for name, key in _FROM_P.items()}
-    if values["block_ids"] is not None:
-        values["block_ids"] = tuple(values["block_ids"])
-    return HandOff(**values)
+def hand_off_of(params: Mapping[str, Any], spec: EngineSpec) -> HandOff:
+    """What P tells D by way of the router: P's answer, and what P registered with the router.
+
+    The sizes and, where the answer has none, the handshake port come from the registration.
+    """
+    told = {"handshake_port": spec.handshake_port, "dp_size": spec.dp_size}
+    told |= {name: params[key] for name, key in _FROM_P.items() if key in params}
+    return HandOff(**told | {"block_ids": tuple(params["remote_block_ids"])})
 
 
 def step_metadata(metadata: Any, name: Callable[[Any], RequestId]) -> StepMetadata:
@@ -62,7 +64,7 @@ def step_metadata(metadata: Any, name: Callable[[Any], RequestId]) -> StepMetada
 def _transfer(meta: Any) -> TransferMeta:
     return TransferMeta(
         local_block_ids=tuple(meta.local_block_ids),
-        remote_block_ids=tuple(meta.remote_block_ids),
+        remote_block_ids=_blocks(meta.remote_block_ids),
         remote_host=meta.remote_host,
         remote_port=meta.remote_port,
         remote_handshake_port=meta.remote_handshake_port,
@@ -72,3 +74,8 @@ def _transfer(meta: Any) -> TransferMeta:
         dp_rank=meta.remote_dp_rank,
         transfer_id=meta.transfer_id,
     )
+
+
+def _blocks(ids: Any) -> Any:
+    """Block ids as a tuple; None, as ATOM gives on what no hand-off had, stays None."""
+    return None if ids is None else tuple(ids)
