@@ -30,7 +30,7 @@ def repository(tmp_path: Path) -> Path:
 def run_pytest(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ours = ("PYTEST_", "COV_")
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:randomly", "-W", "default", *arguments],
+        [sys.executable, "-m", "pytest", "-p", "no:randomly", *arguments],
         cwd=repository,
         env={name: value for name, value in os.environ.items() if not name.startswith(ours)},
         capture_output=True,
