@@ -45,6 +45,15 @@ class WorkerReport:
     def __bool__(self) -> bool:
         return bool(self.sent or self.received or self.failed)
 
+    def __repr__(self) -> str:
+        """What is in it only, in a stable order: a broken clause shows it in one line."""
+        parts = [
+            f"{name}={{{', '.join(sorted(map(repr, ids)))}}}"
+            for name, ids in vars(self).items()
+            if ids
+        ]
+        return f"WorkerReport({', '.join(parts)})"
+
 
 @dataclass(frozen=True)
 class HandOff:
