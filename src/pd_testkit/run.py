@@ -254,7 +254,7 @@ class Run:
 
             colour = {"green" if target.conforms else "red": True}
             title = f"P/D conformance: {target.name} {target.version}"
-            terminalreporter.section(title, "=", **colour)
+            terminalreporter.write_sep("=", title, **colour)
             for line in table(target):
                 terminalreporter.write_line(line)
             if self.config.get_verbosity() >= 0:
