@@ -1,4 +1,4 @@
-"""The example repository runs as its README says, and a bug in it is found."""
+"""The example repository and the guide's target run as they say, and a bug is found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "toy_connector"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "toy_connector"
 
 WITHOUT_A_FILE = ("--pyargs", "pd_testkit.suites", "--pd-target", "toy_connector.pd:target")
 WITH_SUBCLASSES = ("tests",)
@@ -69,3 +70,18 @@ def test_a_bug_in_the_example_is_found(repository: Path) -> None:
     run = run_pytest(repository, *WITH_SUBCLASSES, "-k", "Aggregator")
     assert run.returncode == 1, run.stdout + run.stderr
     assert table(run.stdout)["aggregator"]["broken"] > 0, "every first report is taken for all"
+
+
+def test_the_target_of_the_guide_conforms(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "targets.md").read_text()
+    target, with_a_file = re.findall(r"```python\n(.*?)```", guide, re.S)[:2]
+    package = tmp_path / "my_connector"
+    package.mkdir()
+    shutil.copy(EXAMPLE / "toy_connector" / "tally.py", package)
+    (package / "pd.py").write_text(target)
+    (tmp_path / "test_mine.py").write_text(with_a_file)
+    run = run_pytest(tmp_path, "test_mine.py")
+    assert run.returncode == 0, run.stdout + run.stderr
+    row = table(run.stdout)["aggregator"]
+    assert row["broken"] == 0
+    assert row["kept"] >= 15, "too little is checked"
