@@ -47,9 +47,10 @@ def hand_off_of(params: Mapping[str, Any], spec: EngineSpec) -> HandOff:
 
     The sizes and, where the answer has none, the handshake port come from the registration.
     """
-    told = {"handshake_port": spec.handshake_port, "dp_size": spec.dp_size}
+    told: dict[str, Any] = {"handshake_port": spec.handshake_port, "dp_size": spec.dp_size}
     told |= {name: params[key] for name, key in _FROM_P.items() if key in params}
-    return HandOff(**told | {"block_ids": tuple(params["remote_block_ids"])})
+    told["block_ids"] = tuple(told["block_ids"])
+    return HandOff(**told)
 
 
 def step_metadata(metadata: Any, name: Callable[[Any], RequestId]) -> StepMetadata:
