@@ -92,7 +92,8 @@ class EngineSchedulerDriver:
         from atom.model_engine.engine_utility import EngineUtilityHandler
 
         handler = EngineUtilityHandler(None, self._stream, scheduler=self._scheduler)
-        handler._handle_abort_request({"req_id": self._sequences[request_id].id})
+        (number,) = self._sequences.numbers([request_id])
+        handler._handle_abort_request({"req_id": number})
 
     def preempt(self, request_id: RequestId) -> None:
         sequence = self._sequences[request_id]

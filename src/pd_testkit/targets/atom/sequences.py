@@ -83,6 +83,9 @@ def engine_config(spec: EngineSpec) -> Any:
         stop_token_ids=[],
         scheduler_delay_factor=0.0,
         speculative_config=None,
+        # As a pipeline's head: with one stage ATOM's model answers a step late, with more in the
+        # step itself, as the contract's `complete` does.
+        pipeline_parallel_size=2,
         tensor_parallel_size=spec.tp_size,
         parallel_config=SimpleNamespace(
             data_parallel_size=spec.dp_size, data_parallel_rank=spec.dp_rank
