@@ -116,6 +116,7 @@ class MetadataSuite(Suite):
     def test_a_refused_receive_leaves_nothing_behind(self, make):
         driver = make()
         driver.add_receive("before", [0], driver.params(PREFILL))
+        assert driver.required_params, "without any parameter there is nothing to refuse"
         params = driver.params(OTHER)
         del params[driver.required_params[-1]]
         with pytest.raises((KeyError, ValueError)):
@@ -254,6 +255,7 @@ class MetadataSuite(Suite):
         driver.map_transfer_id("r", 41)
         snapshot = driver.snapshot()
         before = copy.deepcopy(snapshot)
+        assert driver.snapshot() == before, "looking at the queue changed it"
         driver.add_receive("r", [7, 8, 9], driver.params(OTHER))
         driver.add_receive("late", [3], driver.params(OTHER))
         driver.map_transfer_id("late", 42)
