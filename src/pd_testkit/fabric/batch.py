@@ -20,7 +20,9 @@ _LOOP_ABOVE = 24 * 1024
 """Bytes. A copy of this many outweighs the interpreter's work for it; smaller ones go by index."""
 _LOOP_BELOW = 8
 """Copies. Fewer than this are not worth an index."""
-_SCRATCH = 256 * 1024
+_PAGE = 4096
+"""Bytes."""
+_CACHED = 64 * 1024
 """Bytes that go from scattered to scattered at a time: they stay in the second-level cache."""
 
 
@@ -111,20 +113,20 @@ def copy(source: Bytes, from_: Offsets, destination: Bytes, to: Offsets, sizes: 
         _copy_each(source, destination, *runs)
         return
     if not _ascending(to, sizes):
-        order = np.argsort(to, kind="stable")
+        order = np.argsort(to)
         if not _ascending(to[order], sizes[order]):
             _copy_each(source, destination, *runs)
             return
-        # No two destinations overlap, so the order is free. By destination, blocks that fill a
-        # dense area form a run there; but leave a source that is a run already.
+        # No two destinations overlap, so any order will do. By destination, blocks that fill a
+        # dense area form a run there; but leave a source that is a run as it is.
         if not _few(_breaks(from_, sizes), len(sizes)):
             from_, to, sizes = from_[order], to[order], sizes[order]
             runs = _runs(from_, to, sizes)
-    if _few(runs[0], len(sizes)) or sizes.min() != sizes.max():
+    if _few(runs[0], len(sizes)) or not _equal(sizes):
         from_, to, sizes = runs
-    for size in np.unique(sizes).tolist():
-        at = np.flatnonzero(sizes == size)
-        if size >= _LOOP_ABOVE or len(at) < _LOOP_BELOW:
+    for size in sizes[:1].tolist() if _equal(sizes) else np.unique(sizes).tolist():
+        at = slice(None) if _equal(sizes) else np.flatnonzero(sizes == size)
+        if size >= _LOOP_ABOVE or len(to[at]) < _LOOP_BELOW:
             _copy_each(source, destination, from_[at], to[at], sizes[at])
         else:
             _copy_equal(source, destination, from_[at], to[at], size)
@@ -142,46 +144,48 @@ def _copy_each(
 def _copy_equal(source: Bytes, destination: Bytes, from_: Offsets, to: Offsets, size: int) -> None:
     """Copies of one size to destinations that do not overlap.
 
-    Blocks are items of a void type of their size. Indexing moves a whole item; only where both
-    sides are scattered does it take a second pass, in pieces that stay in the cache.
+    Blocks are items of a void type of their size, and indexing copies whole items: in one pass
+    where either side is a run. Where both are scattered it takes two, the first into a piece of
+    memory that stays in the cache; from a page up, one pass in a loop is no slower.
     """
     block = np.dtype((np.void, size))
     count = len(to)
-    ends = _breaks(to, np.int64(size))
-    if _few(ends, count) and not ((from_ - from_[0]) % size).any():
-        phase = int(from_[0]) % size
+    # All items of a memory that start at any byte, to index by offset.
+    items = np.ndarray(len(source) - size + 1, block, source, strides=(1,))
+    targets = np.ndarray(len(destination) - size + 1, block, destination, strides=(1,))
+    phase = int(from_[0]) % size
+    if _few(breaks := _breaks(from_, size), count):
+        for first, last in _spans(breaks, count):
+            start = int(from_[first])
+            targets[to[first:last]] = source[start : start + (last - first) * size].view(block)
+    elif _few(breaks := _breaks(to, size), count) and not ((from_ - phase) % size).any():
         aligned = source[phase : phase + (len(source) - phase) // size * size].view(block)
         index = (from_ - phase) // size
-        for first, last in _spans(ends, count):
+        for first, last in _spans(breaks, count):
             start = int(to[first])
             run = destination[start : start + (last - first) * size].view(block)
             # Without a mode that cannot raise, ``take`` goes through a buffer of its own.
             np.take(aligned, index[first:last], out=run, mode="clip")
-        return
-    anywhere = np.ndarray(len(destination) - size + 1, block, destination, strides=(1,))
-    ends = _breaks(from_, np.int64(size))
-    if _few(ends, count):
-        for first, last in _spans(ends, count):
-            start = int(from_[first])
-            anywhere[to[first:last]] = source[start : start + (last - first) * size].view(block)
-        return
-    items = np.ndarray(len(source) - size + 1, block, source, strides=(1,))
-    step = max(1, _SCRATCH // size)
-    for first in range(0, count, step):
-        anywhere[to[first : first + step]] = items[from_[first : first + step]]
+    elif size >= _PAGE:
+        _copy_each(source, destination, from_, to, np.full(count, size))
+    else:
+        step = _CACHED // size
+        for first in range(0, count, step):
+            targets[to[first : first + step]] = items[from_[first : first + step]]
 
 
 def _runs(from_: Offsets, to: Offsets, sizes: Offsets) -> tuple[Offsets, Offsets, Offsets]:
     """The same copies, with those that continue the one before on both sides joined to it."""
-    if len(sizes) < 2:
+    joined = (from_[1:] == from_[:-1] + sizes[:-1]) & (to[1:] == to[:-1] + sizes[:-1])
+    if not joined.any():
         return from_, to, sizes
-    end_from, end_to = from_[:-1] + sizes[:-1], to[:-1] + sizes[:-1]
-    starts = np.flatnonzero((from_[1:] != end_from) | (to[1:] != end_to)) + 1
-    starts = np.concatenate(([0], starts))
-    return from_[starts], to[starts], np.add.reduceat(sizes, starts)
+    starts = np.flatnonzero(np.concatenate(([True], ~joined)))
+    before = np.cumsum(sizes) - sizes
+    ends = np.append(before[starts[1:]], before[-1] + sizes[-1])
+    return from_[starts], to[starts], ends - before[starts]
 
 
-def _breaks(starts: Offsets, sizes: Offsets | np.int64) -> Offsets:
+def _breaks(starts: Offsets, sizes: Offsets | int) -> Offsets:
     """Indexes, but for 0, at which a block does not begin where the one before ends."""
     lengths = sizes[:-1] if isinstance(sizes, np.ndarray) else sizes
     return np.flatnonzero(starts[1:] != starts[:-1] + lengths) + 1
@@ -196,6 +200,10 @@ def _spans(breaks: Offsets, count: int) -> list[tuple[int, int]]:
 def _ascending(starts: Offsets, sizes: Offsets) -> bool:
     """Whether each begins at or after the end of the one before."""
     return bool((starts[:-1] + sizes[:-1] <= starts[1:]).all())
+
+
+def _equal(sizes: Offsets) -> bool:
+    return bool((sizes == sizes[0]).all())
 
 
 def _few(pieces: Offsets, count: int) -> bool:
