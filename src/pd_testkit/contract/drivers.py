@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from pd_testkit.contract.capabilities import Capability
 from pd_testkit.contract.domain import (
     CacheLayout,
     Exchange,
@@ -283,6 +284,23 @@ class Transfer(Protocol):
     def role_holder(self) -> object:
         """The object that holds the process's role; always the same one."""
 
+
+OPTIONAL: dict[str, frozenset[Capability]] = {
+    "Aggregator.reset": frozenset({Capability.RESET}),
+    "Aggregator.discard": frozenset({Capability.DISCARD}),
+    "Metadata.add_save": frozenset({Capability.SAVE}),
+    "Metadata.map_transfer_id": frozenset({Capability.TRANSFER_IDS}),
+    "SchedulerSide.aborted": frozenset({Capability.ABORT}),
+    "SchedulerSide.preempted": frozenset({Capability.PREEMPTION}),
+    "SchedulerSide.transfer_ids": frozenset({Capability.TRANSFER_IDS}),
+    "EngineScheduler.abort": frozenset({Capability.ABORT}),
+    "EngineScheduler.preempt": frozenset({Capability.PREEMPTION}),
+    "Proxy.unregister": frozenset({Capability.UNREGISTER}),
+    "Transfer.head_reads": frozenset({Capability.TP_ASYMMETRY}),
+    "Transfer.latent_source": frozenset({Capability.TP_ASYMMETRY, Capability.MLA}),
+    "Transfer.token_reads": frozenset({Capability.BLOCK_SIZE_ASYMMETRY}),
+}
+"""Members that a driver may leave out where the target does not claim all of these."""
 
 __all__ = [
     "Aggregator",

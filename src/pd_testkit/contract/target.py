@@ -126,14 +126,18 @@ def make_driver(target: Target, unit: Unit, *args: Any, **kwargs: Any) -> Any:
     """A fresh driver of the unit.
 
     Raises:
-        TargetError: the driver lacks a member of its Protocol.
+        TargetError: the driver lacks a member of its Protocol that its capabilities ask for.
     """
     factory, protocol = FACTORIES[unit]
     driver = cast(Callable[..., Any], getattr(target, factory))(*args, **kwargs)
     lacking = [
         name
         for name in (*vars(protocol), *inspect.get_annotations(protocol))
-        if not name.startswith("_") and not hasattr(driver, name)
+        if not name.startswith("_")
+        and not _provides(driver, protocol, name)
+        and not target.capabilities.missing(
+            drivers.OPTIONAL.get(f"{protocol.__name__}.{name}", frozenset())
+        )
     ]
     if lacking:
         raise TargetError(
@@ -141,6 +145,14 @@ def make_driver(target: Target, unit: Unit, *args: Any, **kwargs: Any) -> Any:
             f"{', '.join(sorted(set(lacking)))} (see pd_testkit.contract.{protocol.__name__})"
         )
     return driver
+
+
+def _provides(driver: Any, protocol: type, name: str) -> bool:
+    """Whether the driver has the member itself, not only by inheriting the Protocol's."""
+    inherited = vars(protocol).get(name)
+    return hasattr(driver, name) and (
+        inherited is None or getattr(type(driver), name, None) is not inherited
+    )
 
 
 def _units() -> str:
