@@ -35,9 +35,10 @@ class Handle:
     remote_addr_ipv6: bool = False
     _key: bytes = b""
 
-    def connect(self) -> Connection:
-        host, _, port = (self.local_subscribe_addr or "").removeprefix("tcp://").rpartition(":")
-        return Client((host, int(port)), authkey=self._key)
+
+def _connect(handle: Handle) -> Connection:
+    host, _, port = (handle.local_subscribe_addr or "").removeprefix("tcp://").rpartition(":")
+    return Client((host, int(port)), authkey=handle._key)
 
 
 class _Reader:
@@ -118,7 +119,7 @@ class _Writer:
             return
         self._closed.set()
         with contextlib.suppress(OSError, EOFError):  # only to wake the thread that accepts
-            self.handle.connect().close()
+            _connect(self.handle).close()
         self._threads[0].join()
         self._listener.close()
         for reader in self.readers.values():
@@ -181,7 +182,7 @@ class MessageQueue:
         queue = MessageQueue.__new__(MessageQueue)
         queue.handle = handle
         queue._writer = None
-        connection = handle.connect()
+        connection = _connect(handle)
         queue._connection = connection
         queue._finalizer = weakref.finalize(queue, connection.close)
         connection.send(rank)

@@ -108,12 +108,13 @@ def _split(rank: int, size: int) -> tuple[int, tuple[int, int]]:
 class Group:
     """A ``GroupCoordinator`` of this process; follows the `ParallelState` it was made for."""
 
+    mq_broadcaster: Any = None
+    device_communicator: Any = None
+
     def __init__(self, state: ParallelState, name: str) -> None:
         self._state = state
         self._name = name
         self.unique_name = f"{name}:0"
-        self.device_communicator = None
-        self.mq_broadcaster = None
 
     @property
     def rank_in_group(self) -> int:
@@ -186,9 +187,10 @@ class Group:
         self._alone("barrier", None)
 
     def __getattr__(self, name: str) -> NoReturn:
+        function = f"get_{self._name}_group"
         raise AttributeError(
             f"pd-testkit's stub of aiter's GroupCoordinator has no attribute {name!r}; give the "
-            f"group that you need with {hint('aiter.dist.parallel_state', f'get_{self._name}_group')}"
+            f"group that you need with {hint('aiter.dist.parallel_state', function)}"
         )
 
     def destroy(self) -> None:

@@ -6,11 +6,11 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pd_testkit.stubs.snapshot import SITE_PACKAGES, ModuleSnapshot, hide
 from pd_testkit.stubs.strict import (
@@ -24,6 +24,8 @@ from pd_testkit.stubs.strict import (
 if TYPE_CHECKING:
     from pd_testkit.fabric import Fabric
     from pd_testkit.stubs.aiter_parallel import ParallelState
+
+_T = TypeVar("_T")
 
 _BUILDERS = {
     "aiter": "pd_testkit.stubs.aiter",
@@ -52,7 +54,7 @@ class StubContext:
 
     def __init__(self, fabric: Fabric | None = None) -> None:
         self._fabric = fabric
-        self._parallel: ParallelState | None = None
+        self._made: dict[str, Any] = {}
         self.closing = ExitStack()
 
     @property
@@ -67,11 +69,16 @@ class StubContext:
     @property
     def parallel(self) -> ParallelState:
         """The ranks and sizes that aiter's parallel groups answer with."""
-        if self._parallel is None:
-            from pd_testkit.stubs.aiter_parallel import ParallelState
+        from pd_testkit.stubs.aiter_parallel import ParallelState
 
-            self._parallel = ParallelState()
-        return self._parallel
+        return self.once("aiter.parallel", ParallelState)
+
+    def once(self, name: str, make: Callable[[], _T]) -> _T:
+        """What ``make`` gives, called for the first caller of ``name`` only."""
+        if name not in self._made:
+            self._made[name] = make()
+        made: _T = self._made[name]
+        return made
 
 
 class Installation:

@@ -229,7 +229,7 @@ def _public(module: ModuleType, modules: Mapping[str, ModuleType]) -> Iterator[t
         value = getattr(module, name)
         if not isinstance(value, ModuleType):
             yield name, _entry(value)
-        elif value.__name__ != f"{module.__name__}.{name}" and value.__name__ in modules:
+        elif f"{module.__name__}.{name}" not in modules and value.__name__ in modules:
             yield name, {"kind": "module"}
 
 

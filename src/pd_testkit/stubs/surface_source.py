@@ -174,9 +174,13 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Entry:
 
 
 def _enum_members(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+    last = 0
     for item in node.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
-            yield item.targets[0].id, _literal(item.value)
+            auto = ast.unparse(item.value) in ("enum.auto()", "auto()")
+            value = last + 1 if auto else _literal(item.value)
+            last = value if isinstance(value, int) else last
+            yield item.targets[0].id, value
 
 
 def _literal(node: ast.expr) -> Any:
