@@ -191,20 +191,20 @@ class EngineScheduler:
         while self.waiting and len(self.running) + len(self.loading) < self._max_running:
             request = self.waiting[0]
             prefix = self.blocks.cached_prefix(request.tokens)
-            cached = len(prefix) * self.blocks.block_size
-            external, parks = self._connector.match(request, cached)
-            count = 0 if parks else self._affordable(len(request.tokens) - cached)
+            request.computed = len(prefix) * self.blocks.block_size
+            external, parks = self._connector.match(request, request.computed)
+            count = 0 if parks else self._affordable(request.missing)
             if not (parks or count):
                 break
-            end = len(request.prompt) if parks else cached + count
+            end = len(request.prompt) if parks else request.computed + count
             table = self.blocks.allocate(self.blocks.blocks_for(end) - len(prefix), prefix)
             if table is None:
                 break
             self.waiting.popleft()
-            request.block_table, request.computed = table, cached
+            request.block_table = table
             self._connector.allocated(request, table, external)
             if parks:
-                request.expected = cached + external
+                request.expected = request.computed + external
                 self.loading[request.request_id] = request
             else:
                 self.running.append(request)
@@ -249,4 +249,4 @@ class EngineScheduler:
 
     def _release(self, request: Request) -> None:
         self.blocks.free(request.block_table)
-        request.block_table, request.computed = [], 0
+        request.block_table.clear()

@@ -34,6 +34,9 @@ class Finished:
     """True: free them only when the workers say that they were sent."""
 
 
+NOT_HANDED_OFF = Finished(None, keeps_blocks=False)
+
+
 class SchedulerSide:
     """One engine's. A pure state machine: the workers see it through `build_metadata` only."""
 
@@ -78,7 +81,7 @@ class SchedulerSide:
         """The request ended well."""
         self._forget(request)
         if not (self._producer and request.remote_decode):
-            return Finished(None, keeps_blocks=False)
+            return NOT_HANDED_OFF
         params = {
             "do_remote_prefill": True,
             "do_remote_decode": False,
@@ -94,12 +97,13 @@ class SchedulerSide:
         }
         return Finished(params, keeps_blocks=True)
 
-    def aborted(self, request: Request) -> None:
+    def aborted(self, request: Request) -> Finished:
         """The request is gone. A peer that keeps blocks for it is told, if it was not yet."""
         self._withdraw(request)
         if self._wants_load(request):
             self._queue(request, (), 0, 0)
         self._forget(request)
+        return NOT_HANDED_OFF
 
     def preempted(self, request: Request) -> None:
         """The request lost its blocks; what was loaded into them is computed again locally."""

@@ -27,8 +27,6 @@ from pd_testkit.suites.engine_flow import (
 )
 from pd_testkit.suites.requests import local, prompt, remote, source_of
 
-RUNNING = RequestState.RUNNING
-
 
 class History:
     """An engine under a list of events, with its own account of who has which blocks."""
@@ -74,27 +72,50 @@ class History:
             if self.engine.hand_off(request_id) is not None:
                 self.unsent.add(request_id)
 
+    def happen(self, event: str, number: int) -> None:
+        """One event; ``number`` chooses the request that it happens to, if there is one."""
+        if event.startswith("add"):
+            self.add(1 + number % 14, transfers=event == "add transfer")
+            return
+        if event == "turn":
+            self.turn()
+            return
+        candidates = [each for each in self.requests if self._can(event, each)]
+        if not candidates:
+            return
+        request_id = candidates[number % len(candidates)]
+        match event:
+            case "answer" | "fail":
+                self.answer(request_id, succeeds=event == "answer")
+            case "answer again":
+                (received if self.spec.role is Role.CONSUMER else sent)(self.engine, request_id)
+            case "abort":
+                self.engine.abort(request_id)
+                self.aborted.add(request_id)
+            case "preempt":
+                self.engine.preempt(request_id)
+
+    def _can(self, event: str, request_id: str) -> bool:
+        answered = request_id not in self.live_loads and request_id not in self.unsent
+        state = self.engine.state(request_id)
+        match event:
+            case "answer" | "fail":
+                return not answered
+            case "answer again":
+                return answered
+            case "abort":
+                return state is not RequestState.FINISHED
+            case _:
+                return state is RequestState.RUNNING and request_id not in self.aborted
+
     def answer(self, request_id: str, *, succeeds: bool) -> None:
-        """The workers are done with the request's load or send, if there is one."""
-        if self.spec.role is Role.PRODUCER:
+        """The workers are done with the request's load or send."""
+        if request_id in self.unsent:
+            self.unsent.remove(request_id)
             sent(self.engine, request_id)
-            self.unsent.discard(request_id)
-        elif request_id in self.live_loads:
+        else:
             del self.live_loads[request_id]
             (received if succeeds else failed)(self.engine, request_id)
-
-    def repeat(self, request_id: str) -> None:
-        """A completion that was given before comes again."""
-        if request_id not in self.live_loads and request_id not in self.unsent:
-            (received if self.spec.role is Role.CONSUMER else sent)(self.engine, request_id)
-
-    def abort(self, request_id: str) -> None:
-        self.engine.abort(request_id)
-        self.aborted.add(request_id)
-
-    def preempt(self, request_id: str) -> None:
-        if self.engine.state(request_id) is RUNNING and request_id not in self.aborted:
-            self.engine.preempt(request_id)
 
     def check(self) -> None:
         counts = self.engine.ref_counts()
@@ -129,11 +150,10 @@ class History:
             assert self.engine.state(request_id) is RequestState.FINISHED, f"{request_id} is lost"
 
 
-def events(capabilities: Capabilities) -> list[str]:
-    """What can happen to an engine that is capable of this; twice what happens more often."""
-    names = ["add local", "add transfer", "add transfer", "turn", "turn", "answer", "answer"]
-    names += ["repeat"]
-    names += ["fail"] * capabilities.failure_reporting
+def events(spec: EngineSpec, capabilities: Capabilities) -> list[str]:
+    """What can happen to such an engine; what happens more often is in it more often."""
+    names = ["add local", *["add transfer"] * 3, *["turn"] * 4, *["answer"] * 2, "answer again"]
+    names += ["fail"] * (capabilities.failure_reporting and spec.role is Role.CONSUMER)
     names += ["abort"] * capabilities.abort
     names += ["preempt"] * capabilities.preemption
     return names
@@ -159,30 +179,14 @@ class HistoryClauses(Suite):
             )
             run = History(make(engine_spec), engine_spec)
             for event, number in history:
-                if event.startswith("add"):
-                    run.add(1 + number, transfers=event == "add transfer")
-                elif event == "turn":
-                    run.turn()
-                elif run.requests:
-                    request_id = run.requests[number % len(run.requests)]
-                    match event:
-                        case "answer":
-                            run.answer(request_id, succeeds=True)
-                        case "fail":
-                            run.answer(request_id, succeeds=False)
-                        case "repeat":
-                            run.repeat(request_id)
-                        case "abort":
-                            run.abort(request_id)
-                        case "preempt":
-                            run.preempt(request_id)
+                run.happen(event, number)
                 run.check()
             run.end()
 
-        event = st.sampled_from(events(target.capabilities))
+        event = st.sampled_from(events(spec(), target.capabilities))
         for_all(
             check,
-            st.lists(st.tuples(event, st.integers(0, 13)), max_size=40),
+            st.lists(st.tuples(event, st.integers(0, 13)), min_size=20, max_size=60),
             st.booleans() if target.capabilities.prefix_cache else st.just(False),
             st.booleans() if target.capabilities.chunked_prefill else st.just(False),
         )

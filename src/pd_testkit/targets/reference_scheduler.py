@@ -22,7 +22,7 @@ from pd_testkit.contract import (
 from pd_testkit.reference import request as reference
 from pd_testkit.reference.block_manager import BlockManager
 from pd_testkit.reference.engine_scheduler import EngineScheduler
-from pd_testkit.reference.scheduler_side import Endpoint, SchedulerSide
+from pd_testkit.reference.scheduler_side import Endpoint, Finished, SchedulerSide
 from pd_testkit.targets.reference_metadata import hand_off_of, params_of, step_metadata
 
 
@@ -49,6 +49,11 @@ def _request(request: Request) -> reference.Request:
     )
 
 
+def _finish(finished: Finished) -> Finish:
+    hand_off = None if finished.params is None else hand_off_of(finished.params)
+    return Finish(hand_off, finished.keeps_blocks)
+
+
 class SchedulerSideDriver:
     def __init__(self, spec: EngineSpec) -> None:
         self._side = _connector(spec)
@@ -71,13 +76,10 @@ class SchedulerSideDriver:
     def finished(
         self, request_id: RequestId, block_ids: Sequence[int], output: Sequence[int] = (0,)
     ) -> Finish:
-        finished = self._side.finished(self._requests[request_id], block_ids)
-        hand_off = None if finished.params is None else hand_off_of(finished.params)
-        return Finish(hand_off, finished.keeps_blocks)
+        return _finish(self._side.finished(self._requests[request_id], block_ids))
 
     def aborted(self, request_id: RequestId, block_ids: Sequence[int]) -> Finish:
-        self._side.aborted(self._requests[request_id])
-        return Finish()
+        return _finish(self._side.aborted(self._requests[request_id]))
 
     def preempted(self, request_id: RequestId) -> None:
         self._side.preempted(self._requests[request_id])
