@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -18,30 +18,44 @@ from pd_testkit.suites.transfer_asymmetry import Heads, Tokens
 from pd_testkit.suites.transfer_memory import Offsets, Pages, Regions
 from pd_testkit.suites.transfer_merge import Merging
 
+PATIENCE = 0.25
+"""Seconds until a thread that does not come is taken to wait for a lock."""
 
-def at_once(count, call):
-    """What ``call`` gives to each of ``count`` threads that start it together.
 
-    Every thread gives way before each line that it runs, so that a race shows at once instead of
-    once in a thousand runs.
+def interleaved(count, call, lines):
+    """What ``call`` gives to each of ``count`` threads that run it at the same time.
+
+    All meet before each of its first ``lines`` lines; from there, one after the other runs to
+    the end. So what one of them reads before that line is outdated by then. A lock that lets
+    only one of them come so far ends the meeting.
     """
-    start = threading.Barrier(count)
+    meeting = threading.Barrier(count)
+    turns = [threading.Event() for _ in range(count + 1)]
+    turns[0].set()
 
-    def give_way(frame, event, arg):
-        time.sleep(0)
-        return give_way
+    def run(number):
+        seen = 0
 
-    def run():
-        start.wait()
+        def step(frame, event, arg):
+            nonlocal seen
+            if event == "line" and seen < lines and not meeting.broken:
+                seen += 1
+                with suppress(threading.BrokenBarrierError):
+                    meeting.wait(PATIENCE)
+                    if seen == lines:
+                        turns[number].wait(PATIENCE)
+            return step
+
         before = sys.gettrace()
-        sys.settrace(give_way)
+        sys.settrace(step)
         try:
             return call()
         finally:
             sys.settrace(before)
+            turns[number + 1].set()
 
     with ThreadPoolExecutor(count) as pool:
-        return [future.result() for future in [pool.submit(run) for _ in range(count)]]
+        return [future.result() for future in [pool.submit(run, n) for n in range(count)]]
 
 
 class TransferSuite(Pages, Merging, Offsets, Regions, Heads, Tokens, Suite):
@@ -127,8 +141,9 @@ class TransferSuite(Pages, Merging, Offsets, Regions, Heads, Tokens, Suite):
 
     @clause("XFER-079")
     def test_threads_get_one_holder(self, make):
-        holders = at_once(8, make().role_holder)
-        assert len({id(holder) for holder in holders}) == 1, "a thread got a holder of its own"
+        for lines in (2, 3, 4):
+            holders = interleaved(4, make().role_holder, lines)
+            assert len({id(holder) for holder in holders}) == 1, "a thread got one of its own"
 
     @clause("XFER-080")
     def test_all_threads_see_the_role(self, make):
