@@ -96,14 +96,14 @@ def _second_of_one_name(zmq, context, handover):
     endpoint = f"inproc://{next(_names)}"
     router = context.socket(zmq.ROUTER)
     router.linger = 0
-    router.rcvtimeo = 300
+    router.rcvtimeo = 50
     router.setsockopt(zmq.ROUTER_HANDOVER, handover)
     router.bind(endpoint)
     seen = []
     for word in (b"first", b"second"):
         dealer = context.socket(zmq.DEALER)
         dealer.linger = 0
-        dealer.rcvtimeo = 300
+        dealer.rcvtimeo = 50
         dealer.setsockopt(zmq.IDENTITY, b"twin")
         dealer.connect(endpoint)
         dealer.send(word)
@@ -367,9 +367,12 @@ def options_as_attributes(zmq, context):
             getattr(socket, name)
         except AttributeError:
             seen.append("AttributeError")
-    context.sndhwm = 11
-    later = context.socket(zmq.PUSH)
-    return [*seen, later.sndhwm]
+    other = zmq.Context()
+    other.sndhwm = 11
+    with other.socket(zmq.PUSH) as later:
+        seen.append(later.sndhwm)
+    other.term()
+    return seen
 
 
 SCENARIOS = [

@@ -1,9 +1,10 @@
 """torch.distributed with threads as ranks.
 
-Works on numpy arrays, and on torch tensors where torch is present; neither is imported here. The
-backend's name is kept, but every backend is the same: the ranks meet in memory, results are those
-of a reduction in rank order, and whoever waits for a rank that died, left or never comes gets a
-`DistBackendError` that names it, at once or after the group's timeout.
+Works on numpy arrays, and on torch tensors where torch is present. Importing this package imports
+neither; building the stub imports torch where it is present. The backend's name is kept, but every
+backend is the same: the ranks meet in memory, results are those of a reduction in rank order, and
+whoever waits for a rank that died, left or never comes gets a `DistBackendError` that names it, at
+once or after the group's timeout.
 
 `run_ranks` gives each rank a thread:
 
@@ -13,10 +14,16 @@ of a reduction in rank order, and whoever waits for a rank that died, left or ne
         return tensor.item()
 
     assert run_ranks(4, body) == [6.0] * 4
+
+What torch builds on top of ``torch.distributed`` (``torch.compile``'s support of it, DTensor,
+device meshes) is not here; leave the real package in place for that: `run_ranks` then uses torch's
+own threaded group.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +43,17 @@ from pd_testkit.stubs.torch_distributed.store import (
 )
 
 __all__ = ["as_rank", "build", "run_ranks"]
+
+_ONLY_IN_C10D = ("default_pg_timeout",)
+_NOT_IN_C10D = (
+    "DistBackendError",
+    "DistError",
+    "DistNetworkError",
+    "FileStore",
+    "HashStore",
+    "TCPStore",
+    "is_available",
+)
 
 
 def build(context: Any) -> dict[str, ModuleType]:
@@ -80,16 +98,18 @@ def build(context: Any) -> dict[str, ModuleType]:
     def _get_default_group() -> groups.ProcessGroup:
         return membership._group(None)
 
-    c10d = StrictModule(
-        "torch.distributed.distributed_c10d",
-        None,
+    c10d_names = {
         **names,
-        _get_default_group=_get_default_group,
-        _get_default_timeout=_get_default_timeout,
-        _unregister_process_group=_unregister_process_group,
-    )
+        "_get_default_group": _get_default_group,
+        "_get_default_timeout": _get_default_timeout,
+        "_unregister_process_group": _unregister_process_group,
+    }
+    for name in _NOT_IN_C10D:
+        del c10d_names[name]
+    c10d = StrictModule("torch.distributed.distributed_c10d", None, **c10d_names)
     rendezvous_module = StrictModule("torch.distributed.rendezvous", None, rendezvous=rendezvous)
-    del names["ProcessGroupGloo"], names["default_pg_timeout"]
+    for name in _ONLY_IN_C10D:
+        del names[name]
     root = StrictModule(
         "torch.distributed",
         None,
@@ -98,11 +118,17 @@ def build(context: Any) -> dict[str, ModuleType]:
         rendezvous=rendezvous_module,
     )
     register(root, membership)
-    return {
+    modules: dict[str, ModuleType] = {
         "torch.distributed": root,
         "torch.distributed.distributed_c10d": c10d,
         "torch.distributed.rendezvous": rendezvous_module,
     }
+    if importlib.util.find_spec("torch") is None:
+        modules["torch"] = StrictModule("torch", None, distributed=root)
+    else:
+        # While torch itself loads it needs its real torch.distributed; later it does not.
+        importlib.import_module("torch")
+    return modules
 
 
 def _world_meta(membership: Membership) -> type[type]:

@@ -126,7 +126,9 @@ def run_ranks(
         _join(threads, timeout)
     home.close()
     if stuck and all(isinstance(failure, SystemExit) for _, failure in failures):
-        raise RankTimeout(f"after {2 * timeout:g} s these ranks had not ended:\n{stuck}")
+        raise RankTimeout(
+            f"after {2 * timeout:g} s ranks {sorted(results)} had returned, these had not:\n{stuck}"
+        )
     if failures:
         rank, failure = failures[0]
         _note(failure, f"raised by rank {rank} of {world_size}")

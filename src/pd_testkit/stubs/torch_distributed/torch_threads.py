@@ -32,6 +32,14 @@ class TorchHome:
         self._init = init
         self._store = dist.HashStore()
         threaded._install_threaded_pg()
+        # Newer torch also registers groups by name: once per process, unless told otherwise.
+        self._isolate = getattr(
+            importlib.import_module("torch._C._distributed_c10d"),
+            "_set_thread_isolation_mode",
+            None,
+        )
+        if self._isolate is not None:
+            self._isolate(True)
 
     def enter(self, rank: int) -> None:
         if self._init:
@@ -55,4 +63,6 @@ class TorchHome:
     def close(self) -> None:
         self._threaded.ProcessLocalGroup.reset()
         self._threaded._uninstall_threaded_pg()
+        if self._isolate is not None:
+            self._isolate(False)
         _one_run.release()

@@ -148,6 +148,9 @@ DEFAULTS: dict[SocketOption, Any] = {
 }
 """What a new socket answers. Those that tune a real network are kept and have no effect."""
 
+ROUTER_ONLY = frozenset({SocketOption.ROUTER_MANDATORY, SocketOption.ROUTER_HANDOVER})
+"""Set on a ROUTER only, and never read."""
+
 COPY_THRESHOLD = 65536
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from pd_testkit.stubs.zmq.constants import ContextOption, Errno, PollEvent, SocketOption
@@ -14,7 +15,7 @@ from pd_testkit.stubs.zmq.socket import Socket
 
 
 class Context(AttributeSetter):
-    """Makes sockets. A subclass per installation carries the network (``bind_network``)."""
+    """Makes sockets. A subclass per installation carries the network (``_on``)."""
 
     _network: ClassVar[Network]
     _socket_class: ClassVar[type[Socket]] = Socket
@@ -33,7 +34,7 @@ class Context(AttributeSetter):
         self._terminating = False
 
     @classmethod
-    def bind_network(cls, network: Network, name: str = "Context") -> type[Context]:
+    def _on(cls, network: Network, name: str = "Context") -> type[Context]:
         """The class of one installation, with an `instance` of its own."""
         return type(
             name,
@@ -72,7 +73,7 @@ class Context(AttributeSetter):
                 raise ZMQError(Errno.ENOTSUP)
             made = (socket_class or self._socket_class)(self, socket_type, **kwargs)
             for option, value in self.sockopts.items():
-                if option != SocketOption.SUBSCRIBE or hasattr(made._pattern, "subscribe"):
+                with suppress(ZMQError):  # an option of other socket types, as in pyzmq
                     made.set(option, value)
             self._sockets.append(made)
             return made

@@ -8,6 +8,7 @@ from typing import Literal
 from pd_testkit.stubs.zmq.constants import Errno
 
 _MESSAGES = {
+    Errno.EHOSTUNREACH: "Host unreachable",
     Errno.EFSM: "Operation cannot be accomplished in current state",
     Errno.ENOCOMPATPROTO: "The protocol is not compatible with the socket type",
     Errno.ETERM: "Context was terminated",

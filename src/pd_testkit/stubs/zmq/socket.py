@@ -10,6 +10,7 @@ from pd_testkit.stubs.zmq.address import Address, parse
 from pd_testkit.stubs.zmq.constants import (
     COPY_THRESHOLD,
     DEFAULTS,
+    ROUTER_ONLY,
     Errno,
     Flag,
     PollEvent,
@@ -176,7 +177,7 @@ class Socket(Conversions, AttributeSetter):
                 self._subscription(found, optval)
             elif found == SocketOption.HWM:
                 self.set_hwm(optval)
-            elif found not in DEFAULTS:
+            elif found not in DEFAULTS or not self._has(found):
                 raise ZMQError(Errno.EINVAL)
             elif isinstance(DEFAULTS[found], bytes):
                 if isinstance(optval, str):
@@ -200,7 +201,7 @@ class Socket(Conversions, AttributeSetter):
                 return int(self.type)
             if found == SocketOption.LAST_ENDPOINT:
                 return self._last_endpoint
-            if found not in DEFAULTS:
+            if found not in DEFAULTS or found in ROUTER_ONLY:
                 raise ZMQError(Errno.EINVAL)
             return self._pattern.options[found]
 
@@ -245,6 +246,9 @@ class Socket(Conversions, AttributeSetter):
             self._pattern.subscribe(to_bytes(prefix))
         else:
             self._pattern.unsubscribe(to_bytes(prefix))
+
+    def _has(self, option: SocketOption) -> bool:
+        return option not in ROUTER_ONLY or self.type == SocketType.ROUTER
 
     def _set_option(self, option: SocketOption, value: Any) -> None:
         self.set(option, value)
