@@ -83,6 +83,9 @@ def build(context: StubContext) -> dict[str, ModuleType]:
     dtypes.__late__.update({name: partial(_dtype, name) for name in _DTYPES})
     dtypes.__late__["d_dtypes"] = lambda: {name: _dtype(name) for name in _DTYPES}
     vars(modules["aiter"])["dtypes"] = dtypes
+    modules["aiter.tuned_gemm"].__late__["tgemm"] = lambda: _instance_of(
+        modules["aiter.tuned_gemm"].TunedGemm
+    )
     return {**modules, **{old: modules[new] for old, new in aliases("aiter").items()}}
 
 
@@ -99,6 +102,11 @@ def _methods(entry: Entry) -> dict[str, str | None]:
     return {n: m["signature"] for n, m in entry["members"].items() if m["kind"] == "function"}
 
 
+def _instance_of(cls: type) -> Any:
+    """An object that aiter makes while it is imported; its methods are placeholders."""
+    return cls.__new__(cls)
+
+
 def _dtype(name: str) -> Any:
     torch = importlib.import_module("torch")
     return getattr(torch, _DTYPES[name], torch.uint8)
@@ -112,12 +120,10 @@ def _working(state: aiter_parallel.ParallelState, surface: Surface) -> dict[str,
     coordinator = aiter_parallel.coordinator(
         placeholder_class(parallel, "GroupCoordinator", methods)
     )
+    functions = aiter_parallel.functions(state, coordinator)
     return {
         "aiter": {"logger": logging.getLogger("aiter"), **environment},
-        parallel: {
-            "GroupCoordinator": coordinator,
-            **aiter_parallel.functions(state, coordinator),
-        },
+        parallel: {"GroupCoordinator": coordinator, **functions},
         "aiter.dist.shm_broadcast": {
             "MessageQueue": aiter_messages.MessageQueue,
             "Handle": aiter_messages.Handle,
@@ -129,7 +135,10 @@ def _working(state: aiter_parallel.ParallelState, surface: Surface) -> dict[str,
             "get_cu_num": get_cu_num,
         },
         "aiter.jit.utils.torch_guard": {"torch_compile_guard": torch_compile_guard},
-        "aiter.ops.communication": environment,
+        "aiter.ops.communication": {
+            **environment,
+            "set_custom_all_reduce": functions["set_custom_all_reduce"],
+        },
     }
 
 

@@ -109,12 +109,12 @@ class Group:
     """A ``GroupCoordinator`` of this process; follows the `ParallelState` it was made for."""
 
     mq_broadcaster: Any = None
-    device_communicator: Any = None
 
     def __init__(self, state: ParallelState, name: str) -> None:
         self._state = state
         self._name = name
         self.unique_name = f"{name}:0"
+        self.device_communicator = None
 
     @property
     def rank_in_group(self) -> int:

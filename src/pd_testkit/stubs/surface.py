@@ -155,7 +155,11 @@ def diff_package(name: str, against: str | Path | None = None) -> list[str]:
     _, real = recorded(name)
     for old in aliases(name):
         del real[old]
-    found = read_installed(name, real) if against is None else read_tree(against, name, real)
+    if against is None:
+        found = read_installed(name, real)
+    else:
+        known_names = {f"{module}.{n}" for module, names in real.items() for n in names}
+        found = read_tree(against, name, real, known_names)
     for module, names in found.items():
         known = real.get(module, {})
         found[module] = {n: e for n, e in names.items() if n[0] != "_" or n in known}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ _ENUMS = {"aiter": "csrc/include/aiter_enum.h"}
 _ROOTS = ("", "python", "src")
 
 
-def read_tree(path: str | Path, package: str, modules: Iterable[str]) -> Surface:
+def read_tree(
+    path: str | Path, package: str, modules: Iterable[str], also: Collection[str] = ()
+) -> Surface:
     """The surface of ``modules`` of the package in a checkout.
 
     Args:
         path: the checkout, or the folder that holds the package's own folder.
+        also: full names that count although their module only imports them.
 
     Raises:
         FileNotFoundError: the package is not below ``path``.
@@ -33,7 +36,7 @@ def read_tree(path: str | Path, package: str, modules: Iterable[str]) -> Surface
     top = package.partition(".")[0]
     for root in (Path(path) / sub for sub in _ROOTS):
         if (root / top / "__init__.py").is_file():
-            tree = _Tree(root, Path(path), top)
+            tree = _Tree(root, Path(path), top, also)
             return {
                 name: dict(sorted(tree.names(name).items()))
                 for name in sorted(modules)
@@ -45,8 +48,9 @@ def read_tree(path: str | Path, package: str, modules: Iterable[str]) -> Surface
 class _Tree:
     """The modules of one package in a checkout."""
 
-    def __init__(self, root: Path, checkout: Path, package: str) -> None:
+    def __init__(self, root: Path, checkout: Path, package: str, also: Collection[str]) -> None:
         self._root = root
+        self._also = also
         self._package = package
         self._enums: dict[str, dict[str, int]] = {}
         self._read: dict[str, dict[str, Entry]] = {}
@@ -117,7 +121,7 @@ class _Tree:
             name = alias.asname or alias.name
             if alias.name == "*":
                 found.update({n: e for n, e in self.names(source).items() if n[0] != "_"})
-            elif not is_package:
+            elif not is_package and f"{module}.{name}" not in self._also:
                 continue
             elif self.has(f"{source}.{alias.name}"):
                 if f"{source}.{alias.name}" != f"{module}.{name}":
