@@ -94,7 +94,7 @@ def test_every_number_is_pyzmqs(stub):
 
 
 def test_every_error_text_is_pyzmqs(stub):
-    for number in (stub.EAGAIN, stub.EFSM, stub.ETERM, stub.EADDRINUSE, stub.EHOSTUNREACH):
+    for number in stub.Errno:
         assert str(stub.ZMQError(number)) == str(pyzmq.ZMQError(int(number)))
     assert issubclass(stub.Again, stub.ZMQError)
     assert stub.Again().errno == stub.EAGAIN

@@ -265,6 +265,10 @@ class Collectives:
             lambda here: _bring_parts(output, chunks(input, here.size(), output), op, here),
         )
 
+    # The names that torch 2.13 gives them.
+    all_gather_single = all_gather_into_tensor
+    reduce_scatter_single = reduce_scatter_tensor
+
     # Objects are handed over as deep copies: nothing is serialised, and no rank sees another's.
 
     def all_gather_object(
