@@ -108,8 +108,12 @@ def copy(source: Bytes, from_: Offsets, destination: Bytes, to: Offsets, sizes: 
     filled = sizes > 0
     if not filled.all():
         from_, to, sizes = from_[filled], to[filled], sizes[filled]
+    if np.may_share_memory(source, destination):
+        # One copy may change what the next reads: neither join nor reorder them.
+        _copy_each(source, destination, from_, to, sizes)
+        return
     runs = _runs(from_, to, sizes)
-    if len(runs[0]) < _LOOP_BELOW or np.may_share_memory(source, destination):
+    if len(runs[0]) < _LOOP_BELOW:
         _copy_each(source, destination, *runs)
         return
     if not _ascending(to, sizes):
@@ -214,16 +218,18 @@ def _few(pieces: Offsets, count: int) -> bool:
 def _integers(values: OffsetsLike) -> Offsets:
     """As int64. What does not fit is set to the largest one, which lies in no memory."""
     if isinstance(values, np.ndarray):
-        array = values.reshape(-1)
+        array, numbers = values.reshape(-1), []
     else:
-        array = np.array([values] if isinstance(values, int) else list(values)).reshape(-1)
+        numbers = [values] if isinstance(values, int) else list(values)
+        array = np.array(numbers)
     if array.size == 0:
         return np.empty(0, dtype=np.int64)
     if array.dtype.kind == "i":
         return array.astype(np.int64, copy=False)
     if array.dtype.kind == "u":
         return np.minimum(array, _TOO_FAR).astype(np.int64)
-    if array.dtype.kind == "O":
-        clipped = (max(-1, min(operator.index(value), _TOO_FAR)) for value in array)
-        return np.fromiter(clipped, dtype=np.int64)
-    raise TypeError(f"offsets and sizes are integers, not {array.dtype}")
+    if isinstance(values, np.ndarray) or array.dtype.kind not in "Of":
+        raise TypeError(f"offsets and sizes are integers, not {array.dtype}")
+    # Numbers too large for an int64 come as objects, or as floats where others are with them.
+    clipped = (max(-1, min(operator.index(value), _TOO_FAR)) for value in numbers)
+    return np.fromiter(clipped, dtype=np.int64)

@@ -117,8 +117,7 @@ class Fail(Fault):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.status.failed:
-            raise ValueError("a failed operation has an error status; see Partial for a silent one")
+        _require_error(self.status)
 
 
 @dataclass(frozen=True)
@@ -183,12 +182,21 @@ class HandshakeFailure(Fault):
     name: ClassVar[str] = "handshake_failure"
     status: Status = Status.RDMA_ERROR
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_error(self.status)
+
     def concerns(self, operation: Operation) -> bool:
         return (
             operation.kind == "handshake"
             and self.initiator in (None, operation.initiator)
             and self.peer in (None, operation.peer)
         )
+
+
+def _require_error(status: Status) -> None:
+    if not status.failed:
+        raise ValueError(f"status is {status.name}: what fails has an error status")
 
 
 class FaultPlan:

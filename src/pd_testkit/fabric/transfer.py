@@ -23,8 +23,8 @@ class Transfer:
         initiator: name of the engine that posted it.
         peer: name of the other one.
         uid: what the peer is notified with; None for no notification.
-        bytes: size of the whole batch.
         blocks: entries of the batch.
+        bytes: size of the whole batch; 0 if it was refused.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Transfer:
         kind: Kind,
         initiator: str,
         peer: str,
-        batch: Batch,
+        blocks: int,
         uid: int | None,
     ) -> None:
         self._fabric = fabric
@@ -45,8 +45,8 @@ class Transfer:
         self.initiator = initiator
         self.peer = peer
         self.uid = uid
-        self.bytes = batch.nbytes
-        self.blocks = len(batch)
+        self.blocks = blocks
+        self.bytes = 0
 
     @property
     def status(self) -> Status:

@@ -89,12 +89,13 @@ class Wire:
         engine, handle = session.engine, session.remote
         self._posted += 1
         transfer = Transfer(
-            self._fabric, self._posted, kind, engine.name, handle.engine, batch, uid
+            self._fabric, self._posted, kind, engine.name, handle.engine, len(batch), uid
         )
         refusal = self._refusal(session, batch)
         if refusal is not None:
             self._end(transfer, *refusal)
             return transfer
+        transfer.bytes = batch.nbytes
         operation = Operation(kind, engine.name, handle.engine)
         strikes = self.plan.strike(operation, self._options.transfer_faults(self._random))
         for tally in self._fabric.counters.tallies(kind, engine.name, handle.engine):
