@@ -108,12 +108,13 @@ class Rendezvous:
                 lambda: (
                     len(current.brought) == self.size
                     or current.failure is not None
-                    or any(other not in current.brought for other in self._left)
+                    or self._gone(current)
                 ),
                 timeout,
             )
             if len(current.brought) < self.size and current.failure is None:
-                missing = [other for other in range(self.size) if other not in current.brought]
+                absent = [other for other in range(self.size) if other not in current.brought]
+                missing = self._gone(current) or absent  # some may only be late
                 current.failure = self._missing(
                     f"{current.what} (collective {current.number})", missing, timeout
                 )
@@ -158,6 +159,10 @@ class Rendezvous:
                     f"rank {post.rank}: {self._missing(post.what, needed, timeout)}"
                 )
             return post.matched_rank
+
+    def _gone(self, current: Round) -> list[int]:
+        """The ranks that left without having come to this round."""
+        return sorted(rank for rank in self._left if rank not in current.brought)
 
     def _wait(self, ready: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
