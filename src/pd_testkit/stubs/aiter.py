@@ -104,7 +104,7 @@ def _methods(entry: Entry) -> dict[str, str | None]:
 
 def _instance_of(cls: type) -> Any:
     """An object that aiter makes while it is imported; its methods are placeholders."""
-    return cls.__new__(cls)
+    return object.__new__(cls)
 
 
 def _dtype(name: str) -> Any:

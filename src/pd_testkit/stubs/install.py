@@ -87,6 +87,7 @@ class Installation:
     def __init__(
         self, names: tuple[str, ...], *, replace: bool, record: bool, fabric: Fabric | None
     ) -> None:
+        self._snapshot = ModuleSnapshot()
         self.names = names
         self.context = StubContext(fabric)
         self.real = () if replace else tuple(name for name in names if _is_real(name))
@@ -95,7 +96,6 @@ class Installation:
         """After `uninstall`: the modules imported meanwhile that stay, see `snapshot`."""
         self.modules: dict[str, ModuleType] = {}
         """The stub modules by their full names."""
-        self._snapshot = ModuleSnapshot()
         self._record = record
         outer = _stack[-1]._extensions if _stack else _extensions
         self._extensions: list[tuple[str, dict[str, Any]]] = list(outer)
