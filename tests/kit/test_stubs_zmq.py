@@ -52,7 +52,7 @@ def thread(work):
 def until_blocked(net, count=1):
     """Returns when ``count`` threads are blocked in the stub."""
     with net.clock.changed:
-        assert net.clock.changed.wait_for(lambda: len(net.waiting._blocked) >= count, 30)
+        assert net.clock.changed.wait_for(lambda: net.waiting.blocked >= count, 30)
 
 
 class Sockets:
@@ -203,6 +203,17 @@ def test_an_advanced_clock_ends_a_blocked_call(stub, net):
             assert events == []
             net.clock.advance(0.001)
         assert events == [0]
+
+
+def test_a_thread_that_waits_for_another_outside_does_not_hold_the_clock(stub, net, context):
+    """The one that joins has used the sockets, and is blocked elsewhere."""
+    net.waiting.patience = 0.01
+    with context.socket(stub.PULL) as pull:
+        pull.bind("inproc://a")
+        with thread(lambda: pull.poll(60_000)) as events:
+            pass
+        assert events == [0]
+        assert net.clock.now == 60
 
 
 def test_a_blocked_send_goes_on_when_there_is_room(stub, net, context):

@@ -108,7 +108,7 @@ class Rendezvous:
                 lambda: (
                     len(current.brought) == self.size
                     or current.failure is not None
-                    or self._gone(current)
+                    or bool(self._gone(current))
                 ),
                 timeout,
             )

@@ -54,8 +54,8 @@ def build(context: Any) -> dict[str, ModuleType]:
     def zmq_version_info() -> tuple[int, int, int]:
         return (4, 3, 5)
 
-    sync_context = Context._on(net)
-    async_context = aio.Context._on(net)
+    sync_context = Context._on(net, "zmq")
+    async_context = aio.Context._on(net, "zmq.asyncio")
     error_module = StrictModule("zmq.error", None, **exceptions)
     constants_module = StrictModule("zmq.constants", None, **enums, **numbers)
     asyncio_module = StrictModule(

@@ -15,7 +15,7 @@ from pd_testkit.stubs.zmq.socket import Socket
 
 
 class Context(AttributeSetter):
-    """Makes sockets. A subclass per installation carries the network (``_on``)."""
+    """Makes sockets. A subclass per installation carries the network (`_on`)."""
 
     _network: ClassVar[Network]
     _socket_class: ClassVar[type[Socket]] = Socket
@@ -34,12 +34,12 @@ class Context(AttributeSetter):
         self._terminating = False
 
     @classmethod
-    def _on(cls, network: Network, name: str = "Context") -> type[Context]:
+    def _on(cls, network: Network, module: str) -> type[Context]:
         """The class of one installation, with an `instance` of its own."""
         return type(
-            name,
+            "Context",
             (cls,),
-            {"_network": network, "_instance_lock": threading.Lock(), "__module__": "zmq"},
+            {"_network": network, "_instance_lock": threading.Lock(), "__module__": module},
         )
 
     @classmethod

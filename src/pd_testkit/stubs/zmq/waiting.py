@@ -6,7 +6,7 @@ is blocked in them: then nothing else can happen. So a timeout costs no real tim
 when it must.
 
 A thread counts as using the sockets from its first call to its end. One that is busy elsewhere
-holds the clock, for at most `PATIENCE` seconds in which nothing happens: after that it is taken to
+holds the clock, for at most ``patience`` seconds in which nothing happens; then it is taken to
 wait for the others (as in ``Thread.join``).
 """
 
@@ -27,9 +27,16 @@ class Waiting:
 
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
+        self.patience = PATIENCE
+        """Seconds of real time."""
         self._threads: set[threading.Thread] = set()
         self._blocked: dict[threading.Thread, Callable[[], bool]] = {}
         self._watchers: list[Callable[[], None]] = []
+
+    @property
+    def blocked(self) -> int:
+        """How many threads are blocked in the sockets."""
+        return len(self._blocked)
 
     def seen(self) -> None:
         """The calling thread uses the sockets."""
@@ -57,6 +64,7 @@ class Waiting:
         timer = self.clock.schedule(timeout_ms / 1000, self.changed) if timeout_ms > 0 else None
         thread = threading.current_thread()
         self._blocked[thread] = ready
+        self.clock.changed.notify_all()
         quiet_since = time.monotonic()
         try:
             while not ready() and (timer is None or timer.pending):
@@ -78,4 +86,4 @@ class Waiting:
             return False  # woken, but not yet on the processor
         self._threads = {thread for thread in self._threads if thread.is_alive()}
         all_blocked = self._threads <= self._blocked.keys()
-        return all_blocked or time.monotonic() - quiet_since > PATIENCE
+        return all_blocked or time.monotonic() - quiet_since > self.patience
