@@ -91,6 +91,21 @@ def test_polling_does_not_move_a_driven_clock():
         assert transfer.wait(timeout=0) is Status.IN_PROGRESS
 
 
+def test_a_delay_on_a_driven_clock_counts_from_the_real_time_of_the_call():
+    real, ran, clock = [100.0], threading.Event(), VirtualClock()
+    with RealTimeDriver(clock, speed=2.0, monotonic=lambda: real[0]):
+        real[0] = 105.0
+        assert clock.now == 10.0
+        timer = clock.schedule(3600.0, ran.set)
+        assert timer.due == 3610.0
+        with clock.changed:
+            real[0] = 1905.0
+            clock.changed.notify_all()
+        assert ran.wait(30)
+        real[0] = 2000.0
+    assert clock.now == 3800.0
+
+
 def test_a_clock_has_one_driver():
     clock = VirtualClock()
     with (

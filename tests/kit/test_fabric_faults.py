@@ -292,6 +292,17 @@ def test_faults_can_be_added_while_running_and_count_from_then():
     assert struck(p, 3) == [2]
 
 
+def test_a_partition_heals_when_its_faults_are_withdrawn():
+    p = pair()
+    partition = Drop(initiator="decode", peer="prefill"), Drop(initiator="prefill", peer="decode")
+    p.fabric.inject(*partition)
+    assert struck(p, 2) == [1, 2]
+    p.fabric.withdraw(*partition)
+    assert struck(p, 2) == []
+    with pytest.raises(ValueError, match="not in list"):
+        p.fabric.withdraw(partition[0])
+
+
 def test_a_plan_serves_many_fabrics():
     plan = FaultPlan(Fail(nth=1))
     assert struck(pair(faults=plan)) == [1]

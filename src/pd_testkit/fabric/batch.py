@@ -105,13 +105,13 @@ def copy(source: Bytes, from_: Offsets, destination: Bytes, to: Offsets, sizes: 
     The caller has checked the bounds. The result is that of copying in order, each copy as
     ``memmove`` does it.
     """
+    if len(sizes) < _LOOP_BELOW or np.may_share_memory(source, destination):
+        # In one memory a copy may change what the next one reads: neither join nor reorder them.
+        _copy_each(source, destination, from_, to, sizes)
+        return
     filled = sizes > 0
     if not filled.all():
         from_, to, sizes = from_[filled], to[filled], sizes[filled]
-    if np.may_share_memory(source, destination):
-        # One copy may change what the next reads: neither join nor reorder them.
-        _copy_each(source, destination, from_, to, sizes)
-        return
     runs = _runs(from_, to, sizes)
     if len(runs[0]) < _LOOP_BELOW:
         _copy_each(source, destination, *runs)

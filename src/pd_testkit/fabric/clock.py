@@ -43,8 +43,7 @@ class VirtualClock:
     def __init__(self, start: float = 0.0) -> None:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
-        self.driven = False
-        """A `RealTimeDriver` moves this clock; polling does not."""
+        self._source: Callable[[], float] | None = None
         self._now = start
         self._queue: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -52,7 +51,21 @@ class VirtualClock:
     @property
     def now(self) -> float:
         """Seconds."""
-        return self._now
+        return self._now if self._source is None else max(self._now, self._source())
+
+    @property
+    def driven(self) -> bool:
+        """A `RealTimeDriver` moves this clock; polling does not."""
+        return self._source is not None
+
+    def follow(self, source: Callable[[], float] | None) -> None:
+        """Tell the time by ``source``, in seconds; None: stand still at what it told last.
+
+        For a `RealTimeDriver`, which also runs the events.
+        """
+        with self.lock:
+            self._now = self.now
+            self._source = source
 
     @property
     def next_due(self) -> float | None:
@@ -70,7 +83,7 @@ class VirtualClock:
         """
         if not delay >= 0:
             raise ValueError(f"delay is {delay} s: an event cannot be due in the past")
-        return self.schedule_at(self._now + delay, action)
+        return self.schedule_at(self.now + delay, action)
 
     def schedule_at(self, when: float, action: Callable[[], None]) -> Timer:
         """Run ``action`` when the clock reaches ``when`` seconds; next, if that has passed."""
@@ -103,7 +116,7 @@ class VirtualClock:
         if not seconds >= 0:
             raise ValueError(f"cannot advance by {seconds} s")
         with self.lock:
-            self.advance_to(self._now + seconds)
+            self.advance_to(self.now + seconds)
 
     def advance_to(self, when: float) -> None:
         """Move on to ``when`` seconds; nothing happens when that has passed."""

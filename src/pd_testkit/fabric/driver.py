@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from pd_testkit.fabric.clock import VirtualClock
@@ -12,19 +13,30 @@ from pd_testkit.fabric.clock import VirtualClock
 class RealTimeDriver:
     """A thread that moves a clock on as real time passes.
 
-    It waits for the next event or for a new one, and does not poll. While it runs,
-    ``clock.driven`` is set, so that polling a transfer does not move the clock as well.
+    It waits for the next event or for a new one, and does not poll. While it runs the clock is
+    `VirtualClock.driven`: it tells real time, and polling a transfer does not move it as well.
 
         with RealTimeDriver(fabric.clock):
             ...
     """
 
-    def __init__(self, clock: VirtualClock, speed: float = 1.0) -> None:
-        """``speed``: virtual seconds per real second."""
+    def __init__(
+        self,
+        clock: VirtualClock,
+        speed: float = 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            clock: the clock to move.
+            speed: virtual seconds per real second.
+            monotonic: real time in seconds.
+        """
         if not speed > 0:
             raise ValueError(f"speed is {speed}: it must be above 0")
         self.clock = clock
         self.speed = speed
+        self._monotonic = monotonic
         self._thread: threading.Thread | None = None
         self._stop = False
         self._error: BaseException | None = None
@@ -34,7 +46,8 @@ class RealTimeDriver:
         with self.clock.lock:
             if self.clock.driven:
                 raise RuntimeError("this clock has a driver already")
-            self.clock.driven = True
+            origin, started = self.clock.now, self._monotonic()
+            self.clock.follow(lambda: origin + (self._monotonic() - started) * self.speed)
             self._stop = False
             self._thread = threading.Thread(target=self._run, name="pd-fabric-time", daemon=True)
             self._thread.start()
@@ -57,16 +70,17 @@ class RealTimeDriver:
         clock = self.clock
         with clock.lock:
             try:
-                origin, started = clock.now, time.monotonic()
                 while not self._stop:
-                    clock.advance_to(origin + (time.monotonic() - started) * self.speed)
+                    clock.advance_to(clock.now)
                     due = clock.next_due
-                    wait = None if due is None else max(0.0, (due - clock.now) / self.speed)
+                    wait = threading.TIMEOUT_MAX
+                    if due is not None:
+                        wait = min(wait, max(0.0, (due - clock.now) / self.speed))
                     clock.changed.wait(wait)
             except BaseException as error:
                 self._error = error
             finally:
-                clock.driven = False
+                clock.follow(None)
                 clock.changed.notify_all()
 
     def __enter__(self) -> RealTimeDriver:

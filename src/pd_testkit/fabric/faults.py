@@ -1,7 +1,8 @@
 """Faults that a network, a NIC or a peer can bring about, each on the transfers it names.
 
 A fault counts in ``fabric.counters.faults`` under its `name` at the moment it takes effect, not
-when it is planned: a `Reorder` that nothing overtook has not fired.
+when it is planned: a `Reorder` that nothing overtook has not fired. A partition is a `Drop` for
+each way between two engines, and heals when it is withdrawn.
 """
 
 from __future__ import annotations
@@ -214,6 +215,11 @@ class FaultPlan:
     def add(self, *faults: Fault) -> None:
         """Plan more; they count from now."""
         self._counts.extend((fault, [0]) for fault in faults)
+
+    def remove(self, *faults: Fault) -> None:
+        """Plan no more of these. Raises ValueError when one is not planned."""
+        for fault in faults:
+            del self._counts[list(self).index(fault)]
 
     def strike(self, operation: Operation, drawn: Iterable[Fault] = ()) -> Strikes:
         """Count the operation and say what happens to it, ``drawn`` by chance included."""

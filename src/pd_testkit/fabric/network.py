@@ -75,6 +75,15 @@ class Fabric:
         with self.clock.lock:
             self._wire.plan.add(*faults)
 
+    def withdraw(self, *faults: Fault) -> None:
+        """Take planned faults back: a network that heals.
+
+        Raises:
+            ValueError: one is not planned.
+        """
+        with self.clock.lock:
+            self._wire.plan.remove(*faults)
+
     def run_until_idle(self) -> int:
         """Let everything in flight land; gives how many events ran. See `VirtualClock`."""
         return self.clock.run_until_idle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from pd_testkit.fabric import faults
@@ -83,25 +84,31 @@ class FabricOptions:
         return self.latency_min + _exponential(rng, self.latency_mean - self.latency_min)
 
     def transfer_faults(self, rng: random.Random) -> list[faults.Fault]:
-        """What chance does to one transfer. Draws equally often whatever comes out."""
-        drawn: tuple[tuple[float, type[faults.Fault], tuple[float, ...]], ...] = (
-            (self.delay_probability, faults.Delay, (_exponential(rng, self.delay_mean),)),
-            (self.reorder_probability, faults.Reorder, (_exponential(rng, self.reorder_mean),)),
-            (self.drop_probability, faults.Drop, ()),
-            (self.hang_probability, faults.Hang, ()),
-            (self.fail_probability, faults.Fail, ()),
-            (self.partial_probability, faults.Partial, (rng.random(),)),
-            (self.corrupt_probability, faults.Corrupt, ()),
-            (self.early_probability, faults.EarlyCompletion, (_exponential(rng, self.early_mean),)),
-            (self.duplicate_probability, faults.DuplicateNotification, ()),
-            (self.lost_notification_probability, faults.LostNotification, ()),
+        """What chance does to one transfer. What cannot happen takes nothing from ``rng``."""
+        chances: tuple[tuple[float, Callable[[], faults.Fault]], ...] = (
+            (self.delay_probability, lambda: faults.Delay(_exponential(rng, self.delay_mean))),
+            (
+                self.reorder_probability,
+                lambda: faults.Reorder(_exponential(rng, self.reorder_mean)),
+            ),
+            (self.drop_probability, faults.Drop),
+            (self.hang_probability, faults.Hang),
+            (self.fail_probability, faults.Fail),
+            (self.partial_probability, lambda: faults.Partial(rng.random())),
+            (self.corrupt_probability, faults.Corrupt),
+            (
+                self.early_probability,
+                lambda: faults.EarlyCompletion(_exponential(rng, self.early_mean)),
+            ),
+            (self.duplicate_probability, faults.DuplicateNotification),
+            (self.lost_notification_probability, faults.LostNotification),
         )
-        return [fault(*of) for probability, fault, of in drawn if rng.random() < probability]
+        return [fault() for chance, fault in chances if chance and rng.random() < chance]
 
     def handshake_faults(self, rng: random.Random) -> list[faults.Fault]:
         """What chance does to one handshake."""
-        failed = rng.random() < self.handshake_failure_probability
-        return [faults.HandshakeFailure()] if failed else []
+        chance = self.handshake_failure_probability
+        return [faults.HandshakeFailure()] if chance and rng.random() < chance else []
 
 
 def _exponential(rng: random.Random, mean: float) -> float:

@@ -113,9 +113,14 @@ class _Pool:
         touching = access.sizes > 0
         first = access.offsets[touching] // self.block_size
         last = (access.offsets[touching] + access.sizes[touching] - 1) // self.block_size
+        if (first == last).all():
+            return self._tracked(first)
         lengths = last - first + 1
         within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        ids = np.unique(np.repeat(first, lengths) + within)
+        return self._tracked(np.repeat(first, lengths) + within)
+
+    def _tracked(self, ids: BlockIds) -> BlockIds:
+        ids = np.unique(ids)
         return ids[ids < self.count]
 
     def ids(self, block_ids: Iterable[int] | BlockIds) -> BlockIds:
@@ -347,6 +352,8 @@ class Sanitizer:
         now: tuple[str, int] | None = None,
     ) -> None:
         """One report for each place where ``earlier`` happened to some of the blocks."""
+        if not ids.size:
+            return
         sites = pool.site[ids]
         for site in np.unique(sites).tolist():
             first = (earlier, site) if site >= 0 else ("never allocated", site)
