@@ -103,8 +103,11 @@ class Suite:
         level = os.environ.get("PD_EXAMPLES", "quick")
         if level not in EXAMPLES:
             raise pytest.UsageError(f"PD_EXAMPLES={level}: choose of {', '.join(EXAMPLES)}")
+        # To shrink a counterexample may take minutes on a slow target.
+        shrinks = [hypothesis.Phase.shrink] if level == "thorough" else []
         profile = hypothesis.settings(
             max_examples=EXAMPLES[level],
+            phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate, *shrinks],
             deadline=None,
             database=None,
             print_blob=False,

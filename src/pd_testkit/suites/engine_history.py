@@ -138,7 +138,7 @@ class History:
 
     def end(self) -> None:
         """Answer everything until nothing moves any more."""
-        for _ in range(200):
+        for _ in range(80):
             if self.engine.is_idle() and not self.live_loads and not self.unsent:
                 break
             self.turn()
