@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from pd_testkit import reference
-from pd_testkit.contract import Target, Unit
+from pd_testkit.contract import Target
 from pd_testkit.contract.clauses import CLAUSES
-from pd_testkit.suites.base import Suite
+from pd_testkit.suites.aggregator import AggregatorSuite
+from pd_testkit.suites.engine import EngineSuite
+from pd_testkit.suites.metadata import MetadataSuite
+from pd_testkit.suites.proxy import ProxySuite
+from pd_testkit.suites.scheduler import SchedulerSuite
+from pd_testkit.suites.transfer import TransferSuite
 from tests.kit.mutants import MUTANTS
 from tests.kit.mutants.mutant import Mutant
 from tests.kit.mutants.plant import edited, planted
@@ -82,6 +88,19 @@ class Planted:
             target.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _first_failure_is_enough() -> Iterator[None]:
+    """Hypothesis need not look for the smallest example of a planted bug."""
+    before = hypothesis.settings.default
+    hypothesis.settings.register_profile(
+        "mutants", before, phases=[hypothesis.Phase.generate], report_multiple_bugs=False
+    )
+    hypothesis.settings.load_profile("mutants")
+    yield
+    hypothesis.settings.register_profile("as before the mutants", before)
+    hypothesis.settings.load_profile("as before the mutants")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     clause_id = getattr(metafunc.function, "clause", None)
     if clause_id is not None:
@@ -89,17 +108,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("mutant", mutants.values(), ids=mutants.keys())
 
 
-def _suite(unit: Unit) -> type[Suite] | None:
-    name = f"pd_testkit.suites.{unit}"
-    if importlib.util.find_spec(name) is None:
-        return None
-    return getattr(importlib.import_module(name), f"{unit.name.title()}Suite")
+class TestAggregatorMutants(Planted, AggregatorSuite):
+    """The checks of the aggregator."""
 
 
-for _unit in Unit:
-    if (_found := _suite(_unit)) is not None:
-        _name = f"Test{_unit.name.title()}Mutants"
-        globals()[_name] = type(_name, (Planted, _found), {})
+class TestMetadataMutants(Planted, MetadataSuite):
+    """The checks of the metadata."""
+
+
+class TestSchedulerMutants(Planted, SchedulerSuite):
+    """The checks of the connector's scheduler half."""
+
+
+class TestEngineMutants(Planted, EngineSuite):
+    """The checks of the engine's scheduler."""
+
+
+class TestProxyMutants(Planted, ProxySuite):
+    """The checks of the proxy."""
+
+
+class TestTransferMutants(Planted, TransferSuite):
+    """The checks of the functions below a transfer."""
 
 
 @pytest.mark.parametrize("clause_id", CLAUSES)

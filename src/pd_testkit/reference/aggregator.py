@@ -29,7 +29,7 @@ class _Tally:
     def count(self, reports: Iterable[frozenset[str]]) -> frozenset[str]:
         """Mark worker i for the ids of ``reports[i]``; gives and forgets the complete ones."""
         workers = self._workers
-        touched = set()
+        touched: set[str] = set()
         for index, ids in enumerate(reports):
             bit = 1 << index
             for request_id in ids:

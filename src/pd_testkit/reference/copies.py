@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Copies = tuple[list[int], list[int], list[int]]
 """Local offsets, remote offsets and sizes, in bytes."""
@@ -41,7 +45,7 @@ def merge(local: Sequence[int], remote: Sequence[int], sizes: Sequence[int]) -> 
         raise ValueError(f"{count} local offsets, {len(remote)} remote ones, {len(sizes)} sizes")
     if not count:
         return [], [], []
-    to, source, size = (np.array(column, dtype=np.int64) for column in (local, remote, sizes))
+    to, source, size = _column(local), _column(remote), _sizes(sizes)
     if (to[1:] < to[:-1]).any():
         order = np.argsort(to)
         to, source, size = to[order], source[order], size[order]
@@ -49,5 +53,18 @@ def merge(local: Sequence[int], remote: Sequence[int], sizes: Sequence[int]) -> 
     if (gap < 0).any():
         raise ValueError(f"copies overlap after local offset {to[gap.argmin()]}")
     breaks = (gap > 0) | (source[1:] - source[:-1] != size[:-1])
+    if breaks.all():
+        return to.tolist(), source.tolist(), size.tolist()
     first = np.concatenate(([0], np.flatnonzero(breaks) + 1))
     return to[first].tolist(), source[first].tolist(), np.add.reduceat(size, first).tolist()
+
+
+def _column(values: Sequence[int]) -> npt.NDArray[np.int64]:
+    return np.fromiter(values, dtype=np.int64, count=len(values))
+
+
+def _sizes(values: Sequence[int]) -> npt.NDArray[np.int64]:
+    # Blocks mostly are of one size, and to see that is cheaper than to convert each.
+    if values.count(values[0]) == len(values):
+        return np.full(len(values), values[0], dtype=np.int64)
+    return _column(values)

@@ -36,7 +36,8 @@ OTHER = HandOff(
 def received(driver, hand_off, blocks=(0, 1, 2)) -> TransferMeta:
     """The transfer that the workers are told of, for a receive from that hand-off."""
     driver.add_receive("r", list(blocks), driver.params(hand_off))
-    return driver.snapshot().receive["r"]
+    transfer: TransferMeta = driver.snapshot().receive["r"]
+    return transfer
 
 
 def address(transfer: TransferMeta) -> tuple[str | None, int | None]:

@@ -7,7 +7,7 @@ from .mutant import Mutant
 _PAGES = "page for block in block_ids for page in range(block * ratio, (block + 1) * ratio)"
 _BREAKS = "(gap > 0) | (source[1:] - source[:-1] != size[:-1])"
 _SUMS = "np.add.reduceat(size, first)"
-_COLUMNS = "(np.array(column, dtype=np.int64) for column in (local, remote, sizes))"
+_COLUMN = "np.fromiter(values, dtype=np.int64, count=len(values))"
 _REGION = "min(blocks, cache.num_blocks - first) * cache.block_bytes"
 _REPLICA = "replica = local_rank % readers * sources // readers"
 _FIRST = "first = local_rank // readers * ours"
@@ -126,11 +126,11 @@ MUTANTS = (
         "a transfer of nothing raises (vllm-project/vllm#56640)",
     ),
     Mutant(
-        ("XFER-014", "XFER-011"),
+        ("XFER-014",),
         "copies",
-        "np.flatnonzero(breaks) + 1",
-        "np.flatnonzero(breaks) + 1, [count][: not breaks.any()]",
-        "a single run has an end without a start",
+        "    if not count:\n",
+        "    if count < 2:\n",
+        "a single copy is lost",
     ),
     Mutant(
         ("XFER-015", "XFER-022", "XFER-024"),
@@ -149,8 +149,8 @@ MUTANTS = (
     Mutant(
         ("XFER-018",),
         "copies",
-        "gap = to[1:] - to[:-1] - size[:-1]",
-        "size[:] = size[0]\n    gap = to[1:] - to[:-1] - size[:-1]",
+        "values.count(values[0]) == len(values)",
+        "values",
         "all blocks are taken to be as large as the first",
     ),
     Mutant(
@@ -201,8 +201,8 @@ MUTANTS = (
     Mutant(
         ("XFER-023", "XFER-024"),
         "copies",
-        _COLUMNS,
-        "(np.array(column).astype(np.int32) for column in (local, remote, sizes))",
+        _COLUMN,
+        "np.array(values).astype(np.int32)",
         "offsets are held in 32 bits",
     ),
     Mutant(
@@ -215,9 +215,8 @@ MUTANTS = (
     Mutant(
         ("XFER-024",),
         "copies",
-        _COLUMNS,
-        "(np.array(column, dtype=np.float64).astype(np.int64) for column in "
-        "(local, remote, sizes))",
+        _COLUMN,
+        "np.array(values, dtype=np.float64).astype(np.int64)",
         "offsets went through floats",
     ),
     Mutant(
