@@ -94,9 +94,12 @@ class TransferStatus:
         """From now on the status is that of ``transfer``."""
         self._fabric, self._transfer = fabric, transfer
 
-    def _take(self, transfer: Transfer, code: int) -> None:
-        if code != int(StatusCode.IN_PROGRESS):
-            self.Update(StatusCode(code), transfer.message)
+    def _take(self, transfer: Transfer, status: int) -> None:
+        code = StatusCode(status)
+        if code is StatusCode.ERR_NOT_FOUND:  # unregistered local memory: the NIC's protection
+            code = StatusCode.ERR_RDMA_OP
+        if code is not StatusCode.IN_PROGRESS:
+            self.Update(code, transfer.message)
 
 
 def wait_all(statuses: Sequence[TransferStatus], timeout_ms: int = -1) -> StatusCode:
