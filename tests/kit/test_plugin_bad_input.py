@@ -158,7 +158,10 @@ def test_unknown_stand_ins_are_refused(repository: Repository) -> None:
     assert line.startswith("--pd-stubs: there is no stand-in for 'moori'; choose of aiter, ")
 
 
-def test_a_test_that_names_no_clause_is_refused(repository: Repository) -> None:
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["serial", "xdist"])
+def test_a_test_that_names_no_clause_stops_the_run(
+    repository: Repository, workers: tuple[str, ...]
+) -> None:
     repository.pytester.makepyfile(
         test_own="""
         import pytest
@@ -168,8 +171,10 @@ def test_a_test_that_names_no_clause_is_refused(repository: Repository) -> None:
             pass
         """
     )
-    line = error_line(repository.run())
-    assert line.startswith("test_own.py::test_something: there is no clause 'AGG-9999'")
+    result = repository.run_apart(*workers)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["!*test_own.py::test_something: there is no clause 'AGG-9999';*"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
 def test_a_driver_that_lacks_a_member_stops_the_run_with_one_line(repository: Repository) -> None:

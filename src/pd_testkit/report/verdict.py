@@ -46,10 +46,15 @@ def judge(
 
 
 def first_line(error: BaseException | None) -> str:
-    """The exception's message in one line; its type too, unless it is an assertion."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    message = one_line(lines[0]) if lines else ""
+    """The exception's message in one line; its type too, unless it is an assertion.
+
+    Where pytest shortened both sides of a comparison, its line with the difference is added.
+    """
+    lines = [one_line(line) for line in str(error).splitlines() if line.strip()]
+    message = lines[0] if lines else ""
     if isinstance(error, AssertionError):
+        if message.startswith("assert ") and "..." in message:
+            message = "; ".join([message, *(line for line in lines[1:] if " != " in line)][:2])
         return message or "assertion failed"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
