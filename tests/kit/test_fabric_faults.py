@@ -193,6 +193,28 @@ def test_duplicate_notification_tells_the_peer_twice():
     assert p.fabric.counters.faults == {"duplicate_notification": 1}
 
 
+def test_a_notification_does_not_reach_the_next_generation():
+    p = pair(options=STEADY, faults=[DuplicateNotification(4.0)])
+    p.read(uid=1)
+    p.fabric.clock.advance(2.0)
+    assert p.prefill.inbound("decode", 1) == 1
+    p.prefill.restart()
+    assert p.prefill.inbound("decode", 1) == 0
+    p.fabric.run_until_idle()
+    assert p.prefill.inbound("decode", 1) == 0
+    assert not p.fabric.counters.faults
+
+
+def test_what_was_told_early_is_not_taken_back():
+    p = pair(options=STEADY, faults=[EarlyCompletion(10.0)])
+    transfer = p.read()
+    p.fabric.clock.advance(1.0)
+    p.source.deregister()
+    assert p.landed(transfer) is Status.SUCCESS
+    assert not p.d_cache.any()
+    assert p.fabric.counters.statuses == {Status.SUCCESS: 1}
+
+
 def test_lost_notification_moves_the_bytes_and_tells_the_initiator_only():
     p = pair(faults=[LostNotification()])
     assert p.landed(p.read(uid=1)) is Status.SUCCESS
@@ -223,6 +245,12 @@ def test_peer_death_with_restart_makes_old_handles_stale():
     assert p.landed(p.read()) is Status.RDMA_ERROR
     assert p.decode.connect("prefill") is Status.SUCCESS
     assert p.landed(p.read()) is Status.RDMA_ERROR
+
+
+def test_a_death_ends_what_was_going_to_fail_with_nothing_moved():
+    p = pair(options=STEADY, faults=[PeerDeath(0.5), Fail(Status.BAD_STATE)])
+    assert p.landed(p.read()) is Status.RDMA_ERROR
+    assert not p.d_cache.any()
 
 
 def test_a_death_takes_other_transfers_of_that_engine_with_it_and_no_others():

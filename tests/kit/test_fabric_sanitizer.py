@@ -245,6 +245,11 @@ def test_a_write_that_was_reported_is_not_reported_again_for_the_poison():
     p.fabric.run_until_idle()
     decode_allocates(p, 1)
     assert len(found(p)) == 1
+    # In its next life the block is checked as any other.
+    decode_frees(p, 1)
+    p.d_cache[BLOCK] = 0
+    decode_allocates(p, 1)
+    assert len(found(p)) == 2
 
 
 def test_poison_is_nan_for_floats_and_can_be_left_out():

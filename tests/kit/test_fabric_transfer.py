@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import random
+import statistics
 import weakref
 from array import array
 
 import numpy as np
 import pytest
 
-from pd_testkit.fabric import Fabric, FabricOptions, RegionHandle, Status
+from pd_testkit.fabric import Delay, Fabric, FabricOptions, RegionHandle, Status
 from tests.kit.fabric_pair import BLOCK, BLOCKS, pair
 
 
@@ -68,6 +70,16 @@ def test_a_pair_lands_in_the_order_posted_however_latency_falls():
     p.fabric.run_until_idle()
     done = [line.split()[2] for line in p.fabric.trace if " done " in line]
     assert done == [f"id={transfer.id}" for transfer in transfers]
+
+
+def test_latency_is_the_minimum_and_an_exponential_up_to_the_mean():
+    rng = random.Random(1)
+    options = FabricOptions(latency_min=2.0, latency_mean=5.0)
+    above = [options.latency(rng) - 2.0 for _ in range(4000)]
+    assert min(above) >= 0
+    # An exponential's median is ln 2 of its mean, 3.0; both within five standard errors.
+    assert statistics.fmean(above) == pytest.approx(3.0, abs=0.24)
+    assert statistics.median(above) == pytest.approx(2.079, abs=0.24)
 
 
 def test_polling_ends_a_spin_and_shows_in_progress_first():
@@ -198,6 +210,24 @@ def test_handles_of_an_old_generation_fail_and_those_of_the_new_one_work():
     fresh = p.decode.session(p.target, region.handle)
     assert p.landed(fresh.read(0, 0, BLOCK)) is Status.SUCCESS
     assert p.d_block(0) == p.p_block(0)
+
+
+def test_an_initiator_shakes_hands_again_after_its_restart():
+    p = pair()
+    p.decode.restart()
+    session = p.decode.session(p.decode.register(p.d_cache), p.source.handle)
+    assert session.read(0, 0, 1).status is Status.BAD_STATE
+    p.decode.connect("prefill")
+    assert p.landed(session.read(0, 0, 1)) is Status.SUCCESS
+
+
+def test_a_restarted_peer_does_not_queue_behind_what_died_with_it():
+    p = pair(options=FabricOptions(latency_min=1.0, latency_mean=1.0), faults=[Delay(1e6, nth=1)])
+    p.read()
+    p.prefill.restart()
+    p.decode.connect("prefill")
+    session = p.decode.session(p.target, p.prefill.register(p.p_cache).handle)
+    assert session.read(0, 0, 1).wait(2.0) is Status.SUCCESS
 
 
 def test_an_old_connection_fails_though_the_handle_is_new():

@@ -294,7 +294,6 @@ class Sanitizer:
             pool.in_flight[ids] += 1
             live.touched.append(_Touched(pool, ids, pool.life[ids], access.writes))
             stale = ids[pool.state[ids] != _ALLOCATED]
-            pool.excused[stale] |= access.writes
             violation = Violation.WRITE_OF_FREED if access.writes else Violation.READ_OF_FREED
             verb = "written" if access.writes else "read"
             self._report(
