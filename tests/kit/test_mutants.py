@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 
 from pd_testkit import reference
@@ -86,19 +85,6 @@ class Planted:
             target.open()
             yield target
             target.close()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _first_failure_is_enough() -> Iterator[None]:
-    """Hypothesis need not look for the smallest example of a planted bug."""
-    before = hypothesis.settings.default
-    hypothesis.settings.register_profile(
-        "mutants", before, phases=[hypothesis.Phase.generate], report_multiple_bugs=False
-    )
-    hypothesis.settings.load_profile("mutants")
-    yield
-    hypothesis.settings.register_profile("as before the mutants", before)
-    hypothesis.settings.load_profile("as before the mutants")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
