@@ -19,7 +19,7 @@ class Version:
         shape: what people call it.
         stubs: packages that its import needs stand-ins for.
         connector: module of both halves of the MoRI-IO connector.
-        worker: the worker half's class, in `connector`.
+        worker, scheduler: the class of each half, in `connector`.
         roles: module of the process's role, of the pages and of the port offset.
         chunks: module and name of the function that cuts a cache for registration.
         required_params: ``kv_transfer_params`` without which a read cannot be described.
@@ -32,6 +32,7 @@ class Version:
     stubs: tuple[str, ...]
     connector: str
     worker: str
+    scheduler: str
     roles: str
     chunks: tuple[str, str]
     required_params: tuple[str, ...]
@@ -61,6 +62,7 @@ _PR253 = Version(
     stubs=("aiter", "mori"),
     connector=f"{DISAGGREGATION}.kv_transfer_engine",
     worker="KVConnector",
+    scheduler="KVConnectorScheduler",
     roles=f"{DISAGGREGATION}.kv_transfer_engine",
     chunks=(f"{DISAGGREGATION}.kv_transfer_engine", "_chunk_tensor_for_rdma"),
     required_params=(
@@ -78,6 +80,7 @@ _MORIIO = Version(
     stubs=("aiter", "mori", "triton"),
     connector=f"{DISAGGREGATION}.moriio.moriio_connector",
     worker="MoRIIOConnector",
+    scheduler="MoRIIOConnectorScheduler",
     roles=f"{DISAGGREGATION}.moriio.moriio_common",
     chunks=(f"{DISAGGREGATION}.utils", "chunk_tensor_for_rdma"),
     # A read needs no more: the worker makes the engine id of host and handshake port.
