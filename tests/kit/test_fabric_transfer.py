@@ -49,6 +49,15 @@ def test_bytes_arrive_on_completion_and_not_when_posted():
     assert p.fabric.in_flight == ()
 
 
+def test_offsets_given_can_be_changed_once_posted():
+    p = pair()
+    local, remote, sizes = np.array([0]), np.array([BLOCK]), np.array([BLOCK])
+    transfer = p.session.read(local, remote, sizes)
+    local[0], remote[0], sizes[0] = 2**40, -1, 2**40
+    assert p.landed(transfer) is Status.SUCCESS
+    assert p.d_block(0) == p.p_block(1)
+
+
 def test_landing_takes_latency_and_the_bandwidth_that_transfers_share():
     options = FabricOptions(latency_min=3.0, latency_mean=3.0, bandwidth=BLOCK)
     p = pair(options=options)

@@ -216,7 +216,10 @@ def _few(pieces: Offsets, count: int) -> bool:
 
 
 def _integers(values: OffsetsLike) -> Offsets:
-    """As int64. What does not fit is set to the largest one, which lies in no memory."""
+    """As int64, in memory of its own: the caller may change what it gave before it is used.
+
+    What does not fit is set to the largest one, which lies in no memory.
+    """
     if isinstance(values, np.ndarray):
         array, numbers = values.reshape(-1), []
     else:
@@ -225,7 +228,7 @@ def _integers(values: OffsetsLike) -> Offsets:
     if array.size == 0:
         return np.empty(0, dtype=np.int64)
     if array.dtype.kind == "i":
-        return array.astype(np.int64, copy=False)
+        return array.astype(np.int64)
     if array.dtype.kind == "u":
         return np.minimum(array, _TOO_FAR).astype(np.int64)
     if isinstance(values, np.ndarray) or array.dtype.kind not in "Of":
