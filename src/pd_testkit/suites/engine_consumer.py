@@ -287,13 +287,13 @@ class ConsumerClauses(Suite):
 
     @clause("ENG-032")
     def test_pool_that_a_load_fills_up_moves_on(self, make: Make):
-        engine: EngineScheduler = make(consumer(num_blocks=8))
+        engine: EngineScheduler = make(consumer(num_blocks=9))
         pool = engine.free_blocks()
         engine.add(local(tokens=2 * BLOCK_SIZE, first=500, max_tokens=12))
         turn(engine)
         load = park(engine, numbered(1, 5 * BLOCK_SIZE))
-        turns(engine, 8)
-        assert engine.state("l-1") is not RequestState.FINISHED, "l-1 needs 5 of 8 blocks"
+        turns(engine, 2 * PATIENCE)
+        assert engine.state("l-1") is not RequestState.FINISHED, "l-1 and d-1 need 10 of 9 blocks"
         assert engine.state("d-1") is WAITING_FOR_REMOTE_KV, "d-1's load runs"
         assert_in_use(engine.ref_counts(), load.local_block_ids, "d-1's load writes them")
         received(engine, "d-1")

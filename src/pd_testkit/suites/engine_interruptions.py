@@ -68,7 +68,7 @@ class InterruptionClauses(Suite):
         engine.add(local(tokens=4 * BLOCK_SIZE, first=500))
         steps = turns(engine)
         assert_in_use(engine.ref_counts(), load.local_block_ids, "d-1's load writes them")
-        assert pool - engine.free_blocks() == len(load.local_block_ids), "only 3 are free"
+        assert engine.free_blocks() <= pool - len(load.local_block_ids), "nobody may get them"
         assert computed(steps, "l-1") == [], "l-1 needs 4 blocks"
         received(engine, "d-1")
         until(engine, ended(engine, "d-1", "l-1"))

@@ -1,7 +1,319 @@
-"""Planted bugs that the clauses of the unit `scheduler` catch."""
+"""Planted bugs that the clauses of the unit `scheduler` catch; those of the engine often too."""
 
 from __future__ import annotations
 
 from .mutant import Mutant
 
-MUTANTS: tuple[Mutant, ...] = ()
+MUTANTS = (
+    Mutant(
+        ("SCH-001", "SCH-004"),
+        "scheduler_side",
+        "return tokens, tokens > 0",
+        "return tokens, False",
+        "the load is said to be synchronous: the request is not parked",
+    ),
+    Mutant(
+        ("SCH-001", "SCH-004", "SCH-006"),
+        "scheduler_side",
+        "self._remote_tokens(request) - computed)",
+        "self._remote_tokens(request) - computed - 1)",
+        "one token too few comes from remote",
+    ),
+    Mutant(
+        ("SCH-004", "SCH-028", "ENG-052"),
+        "scheduler_side",
+        "self._remote_tokens(request) - computed)",
+        "self._remote_tokens(request))",
+        "the cached prefix is matched again",
+    ),
+    Mutant(
+        ("SCH-002", "SCH-003"),
+        "scheduler_side",
+        "            return 0, False",
+        "            return len(request.prompt), True",
+        "a request that loads nothing is parked all the same",
+    ),
+    Mutant(
+        ("SCH-005", "SCH-042"),
+        "scheduler_side",
+        "        tokens = max(0,",
+        "        self._queue(request, (), 0, 0)\n        tokens = max(0,",
+        "the load is queued before there are blocks for it",
+    ),
+    Mutant(
+        ("SCH-006", "ENG-005", "ENG-030"),
+        "scheduler_side",
+        "        tokens = max(0,",
+        "        self._asked.add(request.request_id)\n        tokens = max(0,",
+        "the request is tagged when it is matched, not when it has its blocks",
+    ),
+    Mutant(
+        ("SCH-002", "SCH-009", "SCH-010", "ENG-042"),
+        "scheduler_side",
+        "self._asked.add(request.request_id)",
+        "self._asked.discard(request.request_id)",
+        "the remote-prefill flag is not cleared (vllm-project/vllm#53250)",
+    ),
+    Mutant(
+        ("SCH-006",),
+        "scheduler_side",
+        "tuple(block_table[first:last])",
+        "tuple(sorted(block_table[first:last]))",
+        "the local blocks are sorted",
+    ),
+    Mutant(
+        ("SCH-031",),
+        "scheduler_side",
+        "tuple(block_table[first:last])",
+        "tuple(block_table[len(block_table) - (last - first) :])",
+        "the local blocks are taken from the end of the table (vllm-project/vllm#50558)",
+    ),
+    Mutant(
+        ("SCH-028", "ENG-052"),
+        "scheduler_side",
+        "source.remote_block_ids[first:last]",
+        "source.remote_block_ids[: last - first]",
+        "the remote blocks are taken from the start whatever is cached (xLLM-AI/xllm#2040)",
+    ),
+    Mutant(
+        ("SCH-007", "SCH-033", "SCH-041"),
+        "scheduler_side",
+        "self._requests.setdefault(request.source.transfer_id, {})",
+        "self._requests.setdefault(request.request_id, {})",
+        "the reverse mapping is keyed by D's own id (vllm-project/vllm#43066)",
+    ),
+    Mutant(
+        ("SCH-008",),
+        "scheduler_side",
+        "            not self._producer\n            and request.source is not None",
+        "            (request.remote_decode or request.source is not None)",
+        "the producer queues a receive too",
+    ),
+    Mutant(
+        ("SCH-009", "SCH-012", "ENG-005"),
+        "scheduler_side",
+        "metadata, self._pending = self._pending, ConnectorMetadata()",
+        "metadata = self._pending.snapshot()",
+        "the queue is not drained",
+    ),
+    Mutant(
+        ("SCH-011", "SCH-034"),
+        "scheduler_side",
+        "        self._pending.receive[request.request_id] = replace(",
+        "        self._pending.receive.clear()\n"
+        "        self._pending.receive[request.request_id] = replace(",
+        "one load per step, the last one",
+    ),
+    Mutant(
+        ("SCH-013",),
+        "scheduler_side",
+        "        return metadata",
+        "        min(metadata.receive)\n        return metadata",
+        "building metadata takes a non-empty queue for granted",
+    ),
+    Mutant(
+        ("SCH-014",),
+        "scheduler_side",
+        "map_transfer_id(request.request_id, source.transfer_id)",
+        "map_transfer_id(request.request_id, request.request_id)",
+        "the workers are told D's request id for P's (vllm-project/vllm#36958)",
+    ),
+    Mutant(
+        ("SCH-015",),
+        "scheduler_side",
+        "list(block_table[: self._blocks_for(len(request.prompt))])",
+        "sorted(block_table[: self._blocks_for(len(request.prompt))])",
+        "the hand-off's blocks are sorted",
+    ),
+    Mutant(
+        ("SCH-017", "ENG-026"),
+        "scheduler_side",
+        "list(block_table[: self._blocks_for(len(request.prompt))])",
+        "list(block_table[: len(request.prompt) // self._block_size])",
+        "the hand-off leaves the partial last block out",
+    ),
+    Mutant(
+        ("SCH-032",),
+        "scheduler_side",
+        "list(block_table[: self._blocks_for(len(request.prompt))])",
+        "list(block_table[-self._blocks_for(len(request.prompt)) :])",
+        "the hand-off's blocks are counted from the end (vllm-project/vllm#30358)",
+    ),
+    Mutant(
+        ("ENG-025",),
+        "scheduler_side",
+        "list(block_table[: self._blocks_for(len(request.prompt))])",
+        "block_table",
+        "the hand-off shares the block table, which is emptied when it is freed",
+    ),
+    Mutant(
+        ("SCH-016",),
+        "scheduler_side",
+        '"remote_engine_id": self._endpoint.engine_id',
+        '"remote_engine_id": str(None)',
+        "the engine id is the text of a missing one (vllm-project/vllm#27083)",
+    ),
+    Mutant(
+        ("SCH-016",),
+        "scheduler_side",
+        '            "remote_host": self._endpoint.host,\n',
+        "",
+        "the hand-off does not say where P is",
+    ),
+    Mutant(
+        ("SCH-018",),
+        "scheduler_side",
+        '"transfer_id": request.request_id',
+        '"transfer_id": self._endpoint.engine_id',
+        "one transfer id for all requests of an engine",
+    ),
+    Mutant(
+        ("SCH-019",),
+        "scheduler_side",
+        '"remote_tp_size": self._endpoint.tp_size',
+        '"remote_tp_size": 1',
+        "the hand-off has a default for P's TP size (vllm-project/vllm#47764)",
+    ),
+    Mutant(
+        ("SCH-020",),
+        "scheduler_side",
+        '"remote_dp_rank": self._endpoint.dp_rank',
+        '"remote_dp_rank": 0',
+        "every hand-off names DP rank 0 (vllm-project/vllm#53579)",
+    ),
+    Mutant(
+        ("SCH-021", "SCH-025", "ENG-023"),
+        "scheduler_side",
+        "if not (self._producer and request.remote_decode):",
+        "if not self._producer:",
+        "P hands off and keeps what nobody comes for",
+    ),
+    Mutant(
+        ("SCH-022", "SCH-025"),
+        "scheduler_side",
+        "if not (self._producer and request.remote_decode):",
+        "if self._producer and not request.remote_decode:",
+        "D hands off blocks that it frees at once (vllm-project/vllm#47021)",
+    ),
+    Mutant(
+        ("SCH-024", "ENG-019"),
+        "scheduler_side",
+        "Finished(params, keeps_blocks=True)",
+        "Finished(params, keeps_blocks=False)",
+        "P frees what it has just handed off (vllm-project/vllm#21570)",
+    ),
+    Mutant(
+        ("SCH-023",),
+        "scheduler_side",
+        "        self._forget(request)\n        return NOT_HANDED_OFF",
+        "        return self.finished(request, request.block_table)",
+        "an abort is handed off like a finish",
+    ),
+    Mutant(
+        ("SCH-026",),
+        "scheduler_side",
+        "            source,\n            local_block_ids",
+        "            replace(source, remote_port=source.remote_handshake_port),\n"
+        "            local_block_ids",
+        "the workers are told the side channel's port for P's",
+    ),
+    Mutant(
+        ("SCH-027",),
+        "scheduler_side",
+        "            source,\n            local_block_ids",
+        "            replace(source, remote_tp_size=self._endpoint.tp_size),\n"
+        "            local_block_ids",
+        "the workers are told D's TP size for P's (vllm-project/vllm#32291)",
+    ),
+    Mutant(
+        ("SCH-029", "ENG-053"),
+        "scheduler_side",
+        "        remote = self._remote_tokens(request)\n        first",
+        "        if not external:\n            return\n"
+        "        remote = self._remote_tokens(request)\n        first",
+        "a full prefix hit tells P nothing (vllm-project/vllm#18632)",
+    ),
+    Mutant(
+        ("SCH-030", "ENG-007"),
+        "scheduler_side",
+        "            and request.source is not None",
+        "            and request.source is not None\n"
+        "            and len(request.prompt) >= self._block_size",
+        "a prompt below one block is left out (vllm-project/vllm#18591)",
+    ),
+    Mutant(
+        ("SCH-017", "SCH-030", "ENG-007", "ENG-026"),
+        "scheduler_side",
+        "        return -(-tokens // self._block_size)",
+        "        return tokens // self._block_size",
+        "the partial last block is rounded down",
+    ),
+    Mutant(
+        ("SCH-033", "SCH-036", "SCH-041"),
+        "scheduler_side",
+        "        self._forget(request)\n        if not",
+        "        if not",
+        "a finished request is never forgotten",
+    ),
+    Mutant(
+        ("SCH-034", "ENG-017"),
+        "scheduler_side",
+        "            and request.request_id not in self._asked",
+        "            and request.request_id not in self._asked\n"
+        "            and request.source.transfer_id not in self._requests",
+        "one load per hand-off: with n > 1 one child has its KV (vllm-project/vllm#38900)",
+    ),
+    Mutant(
+        ("SCH-035",),
+        "scheduler_side",
+        "del siblings[request.request_id]",
+        "siblings.clear()",
+        "the first sibling to finish takes the others' mapping (vllm-project/vllm#43509)",
+    ),
+    Mutant(
+        ("SCH-036",),
+        "scheduler_side",
+        "self._asked.discard(request.request_id)",
+        "self._asked.add(request.request_id)",
+        "a request id that was once loaded is never loaded again",
+    ),
+    Mutant(
+        ("SCH-037",),
+        "scheduler_side",
+        "        self._withdraw(request)\n        if self._wants_load(request):",
+        "        if self._wants_load(request):",
+        "a queued load goes out after its request was aborted (vllm-project/vllm#32255)",
+    ),
+    Mutant(
+        ("SCH-038", "ENG-034"),
+        "scheduler_side",
+        "        self._withdraw(request)\n        if self._wants_load(request):",
+        "        self._withdraw(request)\n        if request.block_table:",
+        "P hears nothing of a request that D rejected (vllm-project/vllm#41269)",
+    ),
+    Mutant(
+        ("SCH-039",),
+        "scheduler_side",
+        "        self._forget(request)\n        return NOT_HANDED_OFF",
+        "        return NOT_HANDED_OFF",
+        "an aborted request keeps its transfer id",
+    ),
+    Mutant(
+        ("SCH-010", "ENG-042"),
+        "scheduler_side",
+        "        self._withdraw(request)\n\n    @property",
+        "        self._asked.discard(request.request_id)\n\n    @property",
+        "a preempted request asks for remote KV again (vllm-project/vllm#53250)",
+    ),
+    Mutant(
+        ("SCH-040",),
+        "metadata",
+        "            if params.get(name) is None:\n"
+        '                raise KeyError(f"kv_transfer_params lacks {name!r}")\n'
+        "        values = {name: params[name] for name in REQUIRED_PARAMS}",
+        '            if name == "remote_block_ids" and not params.get(name):\n'
+        '                raise KeyError(f"kv_transfer_params lacks {name!r}")\n'
+        "        values = {name: params.get(name) for name in REQUIRED_PARAMS}",
+        "a load goes out to no host",
+    ),
+)
