@@ -283,6 +283,21 @@ class TestMessageQueue:
         del writer, reader
         assert set(threading.enumerate()) == before
 
+    def test_the_stubs_end_takes_a_forgotten_queue_along(self) -> None:
+        before = set(threading.enumerate())
+        with stubs.installed("aiter"):
+            from aiter.dist.shm_broadcast import MessageQueue
+
+            forgotten = MessageQueue(1, 1)
+        assert set(threading.enumerate()) == before
+        with pytest.raises(ConnectionError):
+            MessageQueue.create_from_handle(forgotten.export_handle(), 0)
+
+    def test_a_rank_that_is_no_reader_is_refused(self, queue) -> None:
+        writer, _ = queue(1)
+        with pytest.raises(ValueError, match="rank 1 is none"):
+            type(writer).create_from_handle(writer.export_handle(), 1)
+
     def test_readers_elsewhere_are_refused(self, active) -> None:
         from aiter.dist.shm_broadcast import MessageQueue
 

@@ -70,7 +70,7 @@ def left_out() -> dict[str, Collection[str]]:
 def build(context: StubContext) -> dict[str, ModuleType]:
     """The modules of the recorded surface, by their older names too."""
     surface = recorded("aiter")[1]
-    working = _working(context.parallel, surface)
+    working = _working(context, surface)
     modules: dict[str, StrictModule] = {}
     for name, entries in surface.items():
         module = modules[name] = StrictModule(name, **working.get(name, {}))
@@ -112,8 +112,9 @@ def _dtype(name: str) -> Any:
     return getattr(torch, _DTYPES[name], torch.uint8)
 
 
-def _working(state: aiter_parallel.ParallelState, surface: Surface) -> dict[str, dict[str, Any]]:
+def _working(context: StubContext, surface: Surface) -> dict[str, dict[str, Any]]:
     """What is more than a placeholder, by module."""
+    state = context.parallel
     environment = _environment(state)
     parallel = "aiter.dist.parallel_state"
     methods = _methods(surface[parallel]["GroupCoordinator"])
@@ -125,7 +126,9 @@ def _working(state: aiter_parallel.ParallelState, surface: Surface) -> dict[str,
         "aiter": {"logger": logging.getLogger("aiter"), **environment},
         parallel: {"GroupCoordinator": coordinator, **functions},
         "aiter.dist.shm_broadcast": {
-            "MessageQueue": aiter_messages.MessageQueue,
+            "MessageQueue": type(
+                "MessageQueue", (aiter_messages.MessageQueue,), {"_closing": context.closing}
+            ),
             "Handle": aiter_messages.Handle,
         },
         "aiter.dist.utils": {"get_distributed_init_method": get_distributed_init_method},

@@ -15,10 +15,12 @@ import threading
 import time
 import weakref
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, ClassVar
 
 _CANCEL_CHECK_SECONDS = 0.05
 _ACKNOWLEDGE = b"read"
@@ -64,16 +66,18 @@ class _Reader:
                 with self._changed:
                     self.unread.popleft()
                     self._changed.notify_all()
+        with self._changed:
+            self._connection = None
+            connection.close()
 
     def hang_up(self) -> None:
         """Ends `serve`, wherever it waits."""
         with self._changed:
             self._gone = True
             self._changed.notify_all()
-        if self._connection is not None:
-            with contextlib.suppress(OSError):  # the reader hung up first
+            if self._connection is not None:
                 line = socket.socket(fileno=os.dup(self._connection.fileno()))
-                with line:
+                with line, contextlib.suppress(OSError):  # the reader hung up first
                     line.shutdown(socket.SHUT_RDWR)
 
     def _next(self) -> bytes | None:
@@ -118,36 +122,40 @@ class _Writer:
         if self._closed.is_set():
             return
         self._closed.set()
-        with contextlib.suppress(OSError, EOFError):  # only to wake the thread that accepts
-            _connect(self.handle).close()
-        self._threads[0].join()
+        with contextlib.suppress(OSError):  # only to wake the thread that accepts
+            socket.create_connection(self._listener.address).close()
+        self._join(self._threads[0])
         self._listener.close()
         for reader in self.readers.values():
             reader.hang_up()
         for thread in self._threads[1:]:
+            self._join(thread)
+
+    @staticmethod
+    def _join(thread: threading.Thread) -> None:
+        if thread is not threading.current_thread():  # where the garbage collector may close it
             thread.join()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
-            with contextlib.suppress(OSError, EOFError):  # a reader that died while it attached
+            # A reader that died while it attached, a stranger, or `close`.
+            with contextlib.suppress(OSError, EOFError, AuthenticationError):
                 connection = self._listener.accept()
-                if self._closed.is_set():
-                    connection.close()
-                    return
                 reader = self.readers[connection.recv()]
                 thread = threading.Thread(
-                    target=self._serve, args=(reader, connection), name="pd-mq-send", daemon=True
+                    target=reader.serve, args=(connection,), name="pd-mq-send", daemon=True
                 )
                 self._threads.append(thread)
                 thread.start()
 
-    def _serve(self, reader: _Reader, connection: Connection) -> None:
-        with connection:
-            reader.serve(connection)
-
 
 class MessageQueue:
-    """One end of a broadcast queue: made by the writer, `create_from_handle` by a reader."""
+    """One end of a broadcast queue: made by the writer, `create_from_handle` by a reader.
+
+    A writer's threads end with it, or when ``_closing`` is closed.
+    """
+
+    _closing: ClassVar[ExitStack | None] = None
 
     def __init__(
         self,
@@ -167,6 +175,8 @@ class MessageQueue:
         self._connection: Connection | None = None
         self.handle = self._writer.handle
         self._finalizer = weakref.finalize(self, self._writer.close)
+        if self._closing is not None:
+            self._closing.callback(self._writer.close)
 
     def export_handle(self) -> Handle:
         """What a reader needs; an argument of a process can carry it."""
@@ -177,8 +187,11 @@ class MessageQueue:
         """A reader's end.
 
         Raises:
+            ValueError: no reader has that rank.
             ConnectionError: the writer has gone.
         """
+        if rank not in handle.local_reader_ranks:
+            raise ValueError(f"rank {rank} is none of the readers {handle.local_reader_ranks}")
         queue = MessageQueue.__new__(MessageQueue)
         queue.handle = handle
         queue._writer = None
@@ -245,10 +258,12 @@ class MessageQueue:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            slice_ = left if cancel is None else min(_CANCEL_CHECK_SECONDS, left or float("inf"))
-            if connection.poll(slice_):
+            pause = left
+            if cancel is not None:
+                pause = _CANCEL_CHECK_SECONDS if left is None else min(left, _CANCEL_CHECK_SECONDS)
+            if connection.poll(pause):
                 return
             if cancel is not None and cancel.is_set():
                 raise RuntimeError("cancelled")
-            if left is not None and left <= (slice_ or 0.0):
+            if pause == left:
                 raise TimeoutError
