@@ -270,7 +270,7 @@ CLAUSES: tuple[Clause, ...] = (
     # -- preemption ----------------------------------------------------------------------------
     Clause(
         "ENG-042",
-        "A request preempted after its load is not loaded again.",
+        "An engine that preempts a request after its load does not load it again.",
         "P has freed the blocks by then: D hangs, or reads another request's KV.",
         ("vllm-project/vllm#53250",),
         _PREEMPTION,
