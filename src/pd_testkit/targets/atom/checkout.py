@@ -79,8 +79,8 @@ def commit(package: Path) -> str | None:
 def imported(package: Path, names: tuple[str, ...], modules: tuple[str, ...]) -> Iterator[None]:
     """The package importable and ``modules`` imported, under the stubs ``names``.
 
-    After it, sys.path, sys.modules, the environment and logging are as before; only
-    third-party packages stay imported.
+    After it, sys.path, sys.modules, the environment and logging are as before; only third-party
+    packages stay imported, with what they set (torch: TORCHINDUCTOR_CACHE_DIR).
 
     Raises:
         TargetError: the import fails.
@@ -88,6 +88,7 @@ def imported(package: Path, names: tuple[str, ...], modules: tuple[str, ...]) ->
     for name in _EARLY:
         importlib.import_module(name)
     with ExitStack() as undo:
+        # Without it ATOM asks the network for its own address.
         undo.enter_context(_environment("ATOM_HOST_IP", "127.0.0.1"))
         undo.enter_context(_logging())
         undo.enter_context(stubs.installed(*names))

@@ -66,7 +66,7 @@ _COMMON: tuple[_Cause, ...] = (
     (
         f"{_SCHEDULER}:Scheduler.postprocess",
         "keeps the blocks of every request of a producer for a send, also if none will come",
-        ("ENG-019", "ENG-023", "ENG-049"),
+        ("ENG-023",),
     ),
     (
         "{roles}:convert_virtual_to_physical_pages",
