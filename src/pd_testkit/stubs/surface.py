@@ -14,6 +14,9 @@ import enum
 import importlib
 import inspect
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +64,7 @@ def record(
     surface: Surface,
     source: str,
     *,
+    imported: bool = False,
     private: Collection[str] = (),
     aliases: Mapping[str, str] | None = None,
 ) -> None:
@@ -68,6 +72,7 @@ def record(
 
     Args:
         source: the version or commit that it was read from.
+        imported: it was read by importing the package, not from its sources.
         private: names with a leading underscore to record too.
         aliases: older names of modules in ``surface``.
     """
@@ -75,7 +80,12 @@ def record(
         module: {n: e for n, e in names.items() if not n.startswith("_") or n in private}
         for module, names in sorted(surface.items())
     }
-    content = {"source": source, "aliases": dict(aliases or {}), "modules": modules}
+    content = {
+        "source": source,
+        "imported": imported,
+        "aliases": dict(aliases or {}),
+        "modules": modules,
+    }
     _file(package).write_text(_dump(content) + "\n", encoding="utf-8")
 
 
@@ -112,7 +122,8 @@ def diff(
     """One line for each difference of ``other`` (a stub, a newer version) from ``real``.
 
     ``left_out`` lists, by module, names (``Class.member`` too) of ``real`` that ``other`` doesn't
-    have on purpose; ``*`` stands for all.
+    have on purpose. ``*`` stands for any name, of a class's or an enumeration's members too: then
+    all that ``other`` has must be real, but it need not have all.
     """
     left_out = left_out or {}
     lines = []
@@ -123,21 +134,15 @@ def diff(
         excused = left_out.get(module, ())
         there, here = real[module], other.get(module)
         if here is None:
-            if "*" not in excused:
-                lines.append(f"{module}: missing")
+            lines += [] if "*" in excused else [f"{module}: missing"]
             continue
-        lines += [
-            f"{module}.{name}: not in the real package" for name in sorted({*here} - {*there})
-        ]
-        if "*" not in excused:
-            absent = sorted({*there} - {*here} - {*excused})
-            lines += [f"{module}.{name}: missing" for name in absent]
-        for name in sorted({*there} & {*here}):
-            lines += [
-                line
-                for path, line in _differences(module, name, there[name], here[name])
-                if path not in excused
-            ]
+        for name in sorted({*there, *here}):
+            if name not in there:
+                lines.append(f"{module}.{name}: not in the real package")
+            elif name in here:
+                lines += _differences(module, name, there[name], here[name], excused)
+            elif not {name, "*"} & {*excused}:
+                lines.append(f"{module}.{name}: missing")
     return lines
 
 
@@ -146,7 +151,8 @@ def diff_package(name: str, against: str | Path | None = None) -> list[str]:
 
     Args:
         name: a stub's name.
-        against: a checkout of the package; the installed package by default.
+        against: a checkout of the package, or the folder that it is installed in; the installed
+            package by default. One that was recorded by importing it is imported, in a child.
 
     Raises:
         FileNotFoundError: there is no recorded surface, or no such package below ``against``.
@@ -157,6 +163,8 @@ def diff_package(name: str, against: str | Path | None = None) -> list[str]:
         del real[old]
     if against is None:
         found = read_installed(name, real)
+    elif json.loads(_file(name).read_text(encoding="utf-8"))["imported"]:
+        found = _read_in_child(Path(against), name, real)
     else:
         known_names = {f"{module}.{n}" for module, names in real.items() for n in names}
         found = read_tree(against, name, real, known_names)
@@ -169,39 +177,88 @@ def diff_package(name: str, against: str | Path | None = None) -> list[str]:
     ]
 
 
-def _differences(module: str, name: str, real: Entry, other: Entry) -> Iterator[tuple[str, str]]:
-    """What differs: the name within the module, and a line about it."""
+_READ = """
+import importlib, json, sys, warnings
+from pd_testkit.stubs import surface
+warnings.simplefilter("ignore")
+package, *names = sys.argv[1:]
+importlib.import_module(package)
+modules = {}
+for name in names:
+    try:
+        modules[name] = importlib.import_module(name)
+    except ImportError:
+        pass
+json.dump(surface.read_modules(modules), sys.stdout)
+"""
+
+
+def _read_in_child(path: Path, package: str, modules: Iterable[str]) -> Surface:
+    """The surface of an installed package in ``path``, read by a Python that has it first."""
+    top = package.partition(".")[0]
+    if not (path / top).is_dir():
+        raise FileNotFoundError(f"no package {top} below {path}")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), *sys.path])}
+    child = subprocess.run(  # noqa: S603 our own script
+        [sys.executable, "-c", _READ, top, *modules], env=env, capture_output=True, text=True
+    )
+    if child.returncode:
+        reason = child.stderr.strip().rpartition("\n")[2]
+        raise FileNotFoundError(f"the package {top} below {path} cannot be imported: {reason}")
+    found: Surface = json.loads(child.stdout)
+    return found
+
+
+def _differences(
+    module: str, name: str, real: Entry, other: Entry, excused: Collection[str]
+) -> Iterator[str]:
     path = f"{module}.{name}"
     kinds = real["kind"], other["kind"]
-    if "value" in kinds:  # what a static reader cannot tell
+    partial = "*" in excused
+    if name in excused or "value" in kinds:  # a value is what a static reader cannot tell
         return
     if kinds[0] != kinds[1]:
-        yield name, f"{path}: is a {kinds[1]}, really a {kinds[0]}"
+        yield f"{path}: is a {kinds[1]}, really a {kinds[0]}"
     elif kinds[0] == "function":
         known, found = real.get("signature"), other.get("signature")
-        if known is not None and found is not None and not _same_signature(known, found):
-            yield name, f"{path}{found}: really {known}"
+        if known is not None and found is not None and not _accepts(found, known):
+            yield f"{path}{found}: really {known}"
     elif kinds[0] == "enum":
-        if real["members"] != other["members"]:
-            yield name, f"{path}: has {other['members']}, really {real['members']}"
+        there, here = real["members"], other["members"]
+        if any(there.get(n) != here[n] for n in here) or (len(here) < len(there) and not partial):
+            yield f"{path}: has {here}, really {there}"
     elif kinds[0] == "class":
         there, here = real["members"], other["members"]
         for member in sorted({*there, *here}):
             inner = f"{name}.{member}"
             if member in there and member in here:
-                yield from _differences(module, inner, there[member], here[member])
-            elif member != "__init__":  # inherited, or made by a decorator
-                lack = "missing" if member in there else "not in the real package"
-                yield inner, f"{module}.{inner}: {lack}"
+                yield from _differences(module, inner, there[member], here[member], excused)
+            elif inner in excused or member == "__init__":  # inherited, or made by a decorator
+                continue
+            elif member in here:
+                yield f"{module}.{inner}: not in the real package"
+            elif not partial:
+                yield f"{module}.{inner}: missing"
 
 
-def _same_signature(one: str, other: str) -> bool:
-    """Whether two signatures take the same calls; an unreadable default (``...``) equals any."""
-    first, second = _parameters(one), _parameters(other)
-    return len(first) == len(second) and all(
-        a[:2] == b[:2] and (a[2] == b[2] or (None not in (a[2], b[2]) and "..." in (a[2], b[2])))
-        for a, b in zip(first, second, strict=True)
-    )
+def _accepts(signature: str, real: str) -> bool:
+    """Whether a signature has the parameters of the real one, or takes them as ``*`` and ``**``.
+
+    A default that couldn't be read (``...``) equals any.
+    """
+    here, there = _parameters(signature), _parameters(real)
+    names = {name: (kind, default) for name, kind, default in here}
+    kinds = {kind for kind, _ in names.values()}
+    for name, kind, default in there:
+        if name in names and names[name][0] == kind:
+            own = names.pop(name)[1]
+            if own != default and (None in (own, default) or "..." not in (own, default)):
+                return False
+        elif "**" not in kinds or (kind == "plain" and "*" not in kinds):
+            return False
+    shared = [name for name, *_ in there if name in {n for n, *_ in here}]
+    in_order = shared == [name for name, *_ in here if name in shared]
+    return in_order and not {kind for kind, _ in names.values()} - {"*", "**"}
 
 
 def _parameters(signature: str) -> list[tuple[str, str, str | None]]:
