@@ -6,6 +6,7 @@ the kit only where a run has to do with it, and says nothing in any other run.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -88,6 +89,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     run = config.stash[RUN] = Run(config)
     config.pluginmanager.register(run, "pd_testkit_run")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Spare runs that used no Hypothesis the import of it.
+
+    The suites need Hypothesis, so it comes with the kit, and its own plugin imports it at the end
+    of every run (seen in 6.170) to find that it has nothing to say. With xdist the tests ran in
+    other processes, and it may have.
+    """
+    plugins = session.config.pluginmanager
+    theirs = sys.modules.get("_hypothesis_pytestplugin")
+    unused = "hypothesis" not in sys.modules and not plugins.has_plugin("dsession")
+    if unused and theirs is not None and plugins.is_registered(theirs):
+        plugins.unregister(theirs)
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,13 @@ def test_a_run_of_another_project_imports_the_plugin_only(tmp_path: Path) -> Non
     assert ours == {"pd_testkit", "pd_testkit.plugin", "pd_testkit.run"}
 
 
+def test_a_run_without_hypothesis_does_not_import_it_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text("def test_mine(): pass\n")
+    run = "import pytest; pytest.main(['-p', '_hypothesis_pytestplugin', *{}])"
+    assert "hypothesis" in loaded_after(run.format([]), tmp_path), "nothing to spare any more"
+    assert "hypothesis" not in loaded_after(run.format(["-p", "pd_testkit"]), tmp_path)
+
+
 @pytest.mark.parametrize("autoload", [True, False], ids=["entry point", "no entry point"])
 @pytest.mark.parametrize("name", ["pd_testkit", "pd_testkit.plugin"])
 def test_it_may_be_named_as_well(
@@ -55,7 +62,7 @@ def test_it_may_be_named_as_well(
 
 def test_the_fixtures_are_documented(repository: Repository) -> None:
     result = repository.run("--fixtures", target=None)
-    result.stdout.fnmatch_lines(
+    result.stdout.fnmatch_lines_random(
         [
             "pd_stubs -- *",
             '    ``pd_stubs("aiter", "mori")`` *',
