@@ -68,9 +68,9 @@ class History:
         for request_id, meta in loads([step]):
             if self.engine.state(request_id) is RequestState.WAITING_FOR_REMOTE_KV:
                 self.live_loads[request_id] = tuple(local for local, _ in meta.pairs)
-        for request_id in self.engine.complete():
-            if self.engine.hand_off(request_id) is not None:
-                self.unsent.add(request_id)
+        ended = self.engine.complete()
+        if self.spec.role is Role.PRODUCER:
+            self.unsent.update(each for each in ended if self.engine.hand_off(each) is not None)
 
     def happen(self, event: str, number: int) -> None:
         """One event; ``number`` chooses the request that it happens to, if there is one."""

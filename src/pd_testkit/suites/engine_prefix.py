@@ -57,25 +57,20 @@ class PrefixClauses(Suite):
         assert_all_free(engine, pool)
 
     @clause("ENG-049")
-    def test_kept_and_shared_block_outlives_the_send(self, make: Make):
-        for send_first in (True, False):
+    def test_block_kept_for_two_peers_outlives_the_first_send(self, make: Make):
+        for first, last in (("p-1", "p-2"), ("p-2", "p-1")):
             engine = make(producer(prefix_caching=True))
             pool = engine.free_blocks()
-            kept = hold(engine, tail("p-1", 500, max_tokens=1, remote_decode=True))
-            engine.add(tail("l-1", 600, max_tokens=6))
+            kept = {
+                name: hold(engine, tail(name, unique, max_tokens=1, remote_decode=True))
+                for name, unique in (("p-1", 500), ("p-2", 600))
+            }
+            assert kept["p-1"][:2] == kept["p-2"][:2], "the prefix is computed once"
+            sent(engine, first)
             turn(engine)
-            shared = engine.block_table("l-1")[:2]
-            assert shared == kept[:2], "the prefix is computed once"
-            if send_first:
-                sent(engine, "p-1")
-                turn(engine)
-                assert_in_use(engine.ref_counts(), shared, "l-1 uses them")
-                until(engine, ended(engine, "l-1"))
-            else:
-                until(engine, ended(engine, "l-1"))
-                assert_in_use(engine.ref_counts(), kept, "D has not fetched them")
-                sent(engine, "p-1")
-                turn(engine)
+            assert_in_use(engine.ref_counts(), kept[last], f"{last} is not sent")
+            sent(engine, last)
+            turn(engine)
             assert_all_free(engine, pool)
 
     @clause("ENG-050")

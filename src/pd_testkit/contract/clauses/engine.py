@@ -321,8 +321,8 @@ CLAUSES: tuple[Clause, ...] = (
     ),
     Clause(
         "ENG-049",
-        "A block that P keeps for a peer and shares with a running request outlives the send.",
-        "The running request loses its prefix when D has fetched the other's.",
+        "A block that P keeps for two peers outlives the first send.",
+        "The second peer reads another request's KV in place of the shared prefix.",
         ("LMCache/LMCache#3444",),
         _PREFIX_CACHE,
     ),

@@ -40,7 +40,7 @@ _COMMON: tuple[_Cause, ...] = (
     (
         "{scheduler}.request_finished",
         "makes a hand-off for every request, on D too and if none was asked for",
-        ("SCH-021", "SCH-022", "ENG-054"),
+        ("SCH-021", "SCH-022"),
     ),
     (
         "{scheduler}.update_state_after_alloc",
@@ -51,7 +51,7 @@ _COMMON: tuple[_Cause, ...] = (
         "{scheduler}.get_num_new_matched_tokens",
         "marks the request as asked before it has blocks: asked again, when there are some, it "
         "says 0, and the prompt is computed into the blocks that its load writes",
-        ("ENG-030",),
+        ("ENG-030", "ENG-054"),
     ),
     (
         f"{_SCHEDULER}:Scheduler._update_from_kv_xfer_finished",
