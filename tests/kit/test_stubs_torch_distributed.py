@@ -17,7 +17,7 @@ from pd_testkit import stubs
 from pd_testkit.stubs.torch_distributed import as_rank, build, run_ranks
 from pd_testkit.stubs.torch_distributed.ranks import RankTimeout
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="not applicable: torch is not installed")
 
 
 def array(*values):
