@@ -29,7 +29,6 @@ class Capability(str, Enum):
     TRANSFER_IDS = "transfer_ids"
     SAVE = "save"
     CONNECTOR_HOLDS_BLOCKS = "connector_holds_blocks"
-    LEASE = "lease"
     TRANSFER_MODES = "transfer_modes"
     UNREGISTER = "unregister"
 
@@ -85,8 +84,6 @@ class Capabilities:
     """Metadata carries requests to save (push to a peer or a store) as well as to receive."""
     connector_holds_blocks: bool = False
     """The connector's scheduler half says whether a finished request's blocks must be kept."""
-    lease: bool = False
-    """P's kept blocks expire after a time when nobody comes for them."""
     transfer_modes: bool = False
     """Instances announce how their KV moves, and a proxy serves one such mode at a time."""
     unregister: bool = False
