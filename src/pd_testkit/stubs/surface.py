@@ -287,7 +287,10 @@ def _public(module: ModuleType, modules: Mapping[str, ModuleType]) -> Iterator[t
     for name in dir(module):
         if name.startswith("__"):
             continue
-        value = getattr(module, name)
+        try:
+            value = getattr(module, name)
+        except ImportError:  # a dtype is there, but needs torch to be made
+            value = None
         if not isinstance(value, ModuleType):
             yield name, _entry(value)
         elif f"{module.__name__}.{name}" not in modules and value.__name__ in modules:
