@@ -33,7 +33,7 @@ from pd_testkit.contract import (
 from pd_testkit.contract.clauses import CLAUSES
 from pd_testkit.targets import load
 from pd_testkit.targets.atom import checkout, versions
-from pd_testkit.targets.atom.known_failures import known_failures
+from pd_testkit.targets.atom.known_failures import failures_of
 from pd_testkit.targets.atom.network import Network, Received
 
 ROOT = Path(__file__).parents[2]
@@ -150,13 +150,22 @@ def test_known_failures_name_clauses_of_the_units_once(
     tmp_path: Path, modules: tuple[str, ...]
 ) -> None:
     version = versions.detect(tree(tmp_path, *modules) / "atom")
-    known = known_failures(version)
+    known = failures_of(version)
     clauses = [failure.clause for failure in known]
     assert clauses == sorted(set(clauses)), "each clause once"
     for failure in known:
         assert CLAUSES[failure.clause].unit in version.units
         assert "{" not in failure.reason + failure.link, "every place is filled in"
         assert failure.link.startswith("https://github.com/ROCm/ATOM/blob/")
+
+
+@pytest.mark.parametrize("modules", [OLD, NEW], ids=["#253", "moriio"])
+def test_the_guide_lists_every_known_failure(tmp_path: Path, modules: tuple[str, ...]) -> None:
+    guide = (ROOT / "docs" / "targets-atom.md").read_text().replace("|", " ")
+    for failure in failures_of(versions.detect(tree(tmp_path, *modules) / "atom")):
+        _, _, wrong = failure.reason.partition(" ")
+        rows = [line for line in guide.splitlines() if wrong in line and failure.link in line]
+        assert any(failure.clause in row for row in rows), failure
 
 
 # -- the network that the proxy calls on -------------------------------------------------------

@@ -10,7 +10,7 @@ from pd_testkit.contract import EngineSpec, Target, Unit
 from pd_testkit.targets.atom import checkout
 from pd_testkit.targets.atom.aggregator import AggregatorDriver
 from pd_testkit.targets.atom.engine import EngineSchedulerDriver
-from pd_testkit.targets.atom.known_failures import known_failures
+from pd_testkit.targets.atom.known_failures import failures_of
 from pd_testkit.targets.atom.metadata import MetadataDriver
 from pd_testkit.targets.atom.proxy import Networks, ProxyDriver
 from pd_testkit.targets.atom.scheduler import SchedulerSideDriver
@@ -35,7 +35,7 @@ class AtomTarget(Target):
         self._networks = Networks()
         self.units = self._version.units
         self.capabilities = self._version.capabilities
-        self.known_failures = known_failures(self._version)
+        self.known_failures = failures_of(self._version)
 
     def version(self) -> str:
         commit = checkout.commit(self._package)

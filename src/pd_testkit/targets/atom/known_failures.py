@@ -51,7 +51,7 @@ _COMMON: tuple[_Cause, ...] = (
         "{scheduler}.get_num_new_matched_tokens",
         "marks the request as asked before it has blocks: asked again, when there are some, it "
         "says 0, and the prompt is computed into the blocks that its load writes",
-        ("ENG-030", "ENG-054"),
+        ("ENG-030",),
     ),
     (
         f"{_SCHEDULER}:Scheduler._update_from_kv_xfer_finished",
@@ -118,6 +118,12 @@ _PR253: tuple[_Cause, ...] = (
         f"{_SCHEDULER}:Scheduler.schedule",
         "stops at the first request without room and never sees the finished load behind it",
         ("ENG-032",),
+    ),
+    (
+        f"{_SCHEDULER}:Scheduler.schedule",
+        "puts a loaded request back with its blocks when the step's tokens are spent, and asserts "
+        "in the next one that it has none",
+        ("ENG-054",),
     ),
     (
         "atom.model_engine.block_manager:BlockManager.allocate",
@@ -211,7 +217,7 @@ _MORIIO: tuple[_Cause, ...] = (
     (
         f"{_SCHEDULER}:Scheduler._consume_failed_remote_kv",
         "sends the request to admission with its blocks, where allocate asserts that it has none",
-        ("ENG-045", "ENG-046", "ENG-047", "ENG-051"),
+        ("ENG-045", "ENG-046", "ENG-047", "ENG-051", "ENG-054"),
     ),
     (
         f"{_SCHEDULER}:Scheduler.schedule",
@@ -223,7 +229,7 @@ _MORIIO: tuple[_Cause, ...] = (
 _CAUSES = {"#253": (*_COMMON, *_PR253), "moriio package": (*_COMMON, *_MORIIO)}
 
 
-def known_failures(version: Version) -> tuple[KnownFailure, ...]:
+def failures_of(version: Version) -> tuple[KnownFailure, ...]:
     """The known failures of that version, in the order of their clauses."""
     found = [
         KnownFailure(clause, f"{function} {wrong}", link)
