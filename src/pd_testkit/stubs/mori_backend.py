@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pd_testkit.stubs.mori_status import TransferStatus
@@ -32,6 +31,7 @@ class Network:
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
+        self._lock = fabric.clock.lock
         self._listening: dict[tuple[str, int], Backend] = {}
         self._local: dict[str, Backend] = {}
         self._keys: dict[str, str] = {}
@@ -42,17 +42,20 @@ class Network:
         Raises:
             RuntimeError: another engine listens there.
         """
-        if port == 0:
-            port = next(p for p in range(_FIRST_PORT, 2**16) if (host, p) not in self._listening)
-        if (host, port) in self._listening:
-            raise RuntimeError(f"cannot listen on {host}:{port}: address already in use")
-        self._listening[host, port] = backend
-        return port
+        with self._lock:
+            taken = {p for its_host, p in self._listening if its_host == host}
+            if port == 0:
+                port = next(p for p in range(_FIRST_PORT, 2**16) if p not in taken)
+            if port in taken:
+                raise RuntimeError(f"cannot listen on {host}:{port}: address already in use")
+            self._listening[host, port] = backend
+            return port
 
     def leave(self, backend: Backend) -> None:
         """The backend is gone: its port is free, its memory out of reach."""
-        self._listening = {at: b for at, b in self._listening.items() if b is not backend}
-        self._local = {key: b for key, b in self._local.items() if b is not backend}
+        with self._lock:
+            self._listening = {at: b for at, b in self._listening.items() if b is not backend}
+            self._local = {key: b for key, b in self._local.items() if b is not backend}
         backend.engine.kill()
 
     def find(self, via: BackendType, desc: EngineDesc) -> Backend | None:
@@ -63,27 +66,28 @@ class Network:
             return self._listening.get((desc.host, desc.port))
         return self._local.get(desc.key)
 
-    def named(self, key: str) -> Iterator[str]:
+    def named(self, key: str) -> list[str]:
         """The names on the fabric of the engines with a key."""
-        return (name for name, its_key in self._keys.items() if its_key == key)
+        return [name for name, its_key in list(self._keys.items()) if its_key == key]
 
     def engine(self, key: str, backend: Backend) -> Engine:
         """The backend's place on the fabric.
 
         A dead engine of this key comes back as a new generation; a live one keeps its name.
         """
-        self._local[key] = backend
-        engines = self.fabric.engines
-        for name in self.named(key):
-            if not engines[name].alive:
-                engines[name].restart()
-                return engines[name]
-        name, number = key, 1
-        while name in engines:
-            number += 1
-            name = f"{key}#{number}"
-        self._keys[name] = key
-        return self.fabric.engine(name)
+        with self._lock:
+            self._local[key] = backend
+            engines = self.fabric.engines
+            for name in self.named(key):
+                if not engines[name].alive:
+                    engines[name].restart()
+                    return engines[name]
+            name, number = key, 1
+            while name in engines:
+                number += 1
+                name = f"{key}#{number}"
+            self._keys[name] = key
+            return self.fabric.engine(name)
 
 
 class Backend:

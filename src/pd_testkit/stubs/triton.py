@@ -1,13 +1,13 @@
 """``triton`` by name only: kernels are defined and never run.
 
 `triton.jit` and its like give back a function that raises when it is launched; everything else of
-``triton`` and ``triton.language`` is absent until `extend` adds it. Where torch is installed,
-``torch._dynamo`` is imported before the stub is in place: it looks for triton once, and takes a
-stand-in for the real one.
+``triton`` and ``triton.language`` is absent until `extend` adds it. Where torch is installed, its
+parts that look for triton once do so before the stub is in place, as they would take it for real.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -102,10 +102,23 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+_LOOKERS = ("torch._dynamo", "torch._inductor.runtime.triton_compat", "torch.utils._triton")
+"""Parts of torch that find out whether there is a triton; not each torch has each."""
+
+
+def _let_torch_look() -> None:
+    """Lets torch find out, and remember, that there is no triton."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    for name in _LOOKERS:
+        with contextlib.suppress(ModuleNotFoundError):
+            module = importlib.import_module(name)
+            getattr(module, "has_triton_package", bool)()
+
+
 def build(context: StubContext) -> dict[str, ModuleType]:
     """The modules ``triton`` and ``triton.language``."""
-    if importlib.util.find_spec("torch") is not None:
-        importlib.import_module("torch._dynamo")
+    _let_torch_look()
     language = StrictModule("triton.language", constexpr=constexpr, dtype=dtype)
     vars(language).update({name: dtype(name) for name in _TYPES})
     vars(language).update({name: placeholder("triton.language", name) for name in _OPS})
