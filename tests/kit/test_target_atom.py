@@ -299,6 +299,7 @@ def test_the_suites_are_green_with_the_known_failures(source: Path, tmp_path: Pa
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "pytest", "tests/disaggregation", "-q"]
     command += ["--pd-target", "atom", "--pd-source", str(source), "--pd-report", str(report)]
+    command += ["--pd-seed", "1"]  # a property must find what is known, so its examples are fixed
     ours = ("PYTEST_", "COV_")
     run = subprocess.run(
         [*command, "--pd-layer", "l1", "-p", "no:cacheprovider"],
