@@ -83,7 +83,9 @@ def test_what_is_not_applicable_is_grouped_by_its_reason() -> None:
 def test_what_makes_a_target_conform(outcome: str, conforms: bool) -> None:
     (target,) = journal(("AGG-001", outcome, "")).targets()
     assert target.conforms is conforms
-    assert verdict(target, 7).startswith("shop conforms: ") is conforms
+    line = verdict(target, 7)
+    assert line.startswith("shop conforms") is conforms
+    assert (" but for what is known: " in line) is (outcome == "known broken")
 
 
 def test_results_come_in_the_contracts_order() -> None:

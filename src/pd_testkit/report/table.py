@@ -58,6 +58,8 @@ def verdict(target: TargetResults, seed: int) -> str:
     count = target.count()
     told = [f"{count[outcome]} {outcome}" for outcome in Outcome if count[outcome]]
     word = "conforms" if target.conforms else "DOES NOT CONFORM"
+    if target.conforms and count[Outcome.KNOWN_BROKEN]:
+        word += " but for what is known"
     return f"{target.name} {word}: {', '.join(told)}; seed {seed} (again: --pd-seed {seed})"
 
 
