@@ -443,6 +443,7 @@ class SchedulerSuite(Suite):
                 for transfer, request in ids.by_transfer.items():
                     assert alive[request] == transfer, f"{transfer} leads to {request}"
 
+        check([("admit", 0), ("admit", 1), ("finish", 0)])  # siblings with one hand-off
         operations = st.sampled_from(["admit", "admit", "build", "finish"])
         for_all(check, st.lists(st.tuples(operations, st.integers(0, 5)), max_size=24))
 

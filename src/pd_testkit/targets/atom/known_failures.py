@@ -33,8 +33,8 @@ _COMMON: tuple[_Cause, ...] = (
     ),
     (
         f"{_TYPES}:ConnectorMetadata._build_req_meta",
-        "keeps the parameters' own list of block ids",
-        ("META-016", "META-032"),
+        "keeps the lists of block ids that it is given, the sequence's own block table too",
+        ("META-015", "META-016", "META-032"),
     ),
     ("{scheduler}.__init__", "sets the engine id to the text 'None'", ("SCH-016",)),
     (

@@ -24,12 +24,12 @@ class MetadataDriver:
     def add_receive(
         self, request_id: RequestId, block_ids: Sequence[int], params: Mapping[str, Any]
     ) -> None:
-        self._metadata.add_new_req_to_recv(request_id, list(block_ids), dict(params))
+        self._metadata.add_new_req_to_recv(request_id, block_ids, params)
 
     def add_save(
         self, request_id: RequestId, block_ids: Sequence[int], params: Mapping[str, Any]
     ) -> None:
-        self._metadata.add_new_req_to_save(request_id, list(block_ids), dict(params))
+        self._metadata.add_new_req_to_save(request_id, block_ids, params)
 
     def map_transfer_id(self, request_id: RequestId, transfer_id: int) -> None:
         self._metadata.request_id_to_transfer_id[request_id] = transfer_id

@@ -41,7 +41,7 @@ class TransferDriver:
         self, local: Sequence[int], remote: Sequence[int], sizes: Sequence[int]
     ) -> tuple[list[int], list[int], list[int]]:
         merged: tuple[list[int], list[int], list[int]] = self._bare().merge_contiguous_blocks(
-            list(local), list(remote), list(sizes)
+            local, remote, sizes
         )
         return merged
 
