@@ -93,4 +93,6 @@ def target(source: Path | None) -> Target:
     Raises:
         TargetError: there is no ATOM, or a package that it needs is missing.
     """
-    return AtomTarget(checkout.find(source))
+    atom = AtomTarget(checkout.find(source))
+    checkout.check_packages()
+    return atom

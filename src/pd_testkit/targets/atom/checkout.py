@@ -39,7 +39,7 @@ def find(source: Path | None) -> Path:
     """The folder of ATOM's package, below ``source`` or where Python would import it from.
 
     Raises:
-        TargetError: there is none, or a package that it needs is not installed.
+        TargetError: there is none.
     """
     if source is not None:
         if not source.is_dir():
@@ -52,12 +52,16 @@ def find(source: Path | None) -> Path:
         if spec is None or spec.origin is None:
             raise TargetError("no package 'atom' is importable: name a checkout by --pd-source")
         package = Path(spec.origin).parent
+    return package
+
+
+def check_packages() -> None:
+    """Raises TargetError when a package that ATOM's import needs is not installed."""
     lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if lacking:
         raise TargetError(
             f"ATOM's import needs {', '.join(lacking)}: pip install 'pd-testkit[atom]'"
         )
-    return package
 
 
 def commit(package: Path) -> str | None:
