@@ -30,7 +30,7 @@ docs: $(VENV)/.ready
 	$(BIN)/python -m tests.kit.mutants > docs/mutants.md
 
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/fabric_copy.py --check
+	$(BIN)/python benchmarks/fabric_copy.py
 	$(BIN)/python benchmarks/merge_blocks.py
 	$(BIN)/python benchmarks/plugin_load.py
 
