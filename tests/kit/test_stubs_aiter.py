@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import multiprocessing
 import subprocess
@@ -165,6 +166,9 @@ class TestNames:
         assert (get_gfx(), get_cu_num()) == ("gfx942", 304)
         assert get_distributed_init_method("::1", 80) == "tcp://[::1]:80"
 
+    @pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None, reason="not applicable: torch is not installed"
+    )
     def test_dtypes_are_torchs(self) -> None:
         program = (
             "import sys, pd_testkit.stubs as stubs\n"

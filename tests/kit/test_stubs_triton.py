@@ -66,7 +66,7 @@ def test_device_functions_are_placeholders_and_the_rest_is_missing(modules) -> N
 
 
 def test_torch_compiles_under_it_as_if_it_were_not_there() -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="not applicable: torch is not installed")
     program = (
         "import warnings; warnings.simplefilter('ignore')\n"
         "import pd_testkit.stubs as stubs\n"
