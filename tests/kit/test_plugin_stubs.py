@@ -23,6 +23,23 @@ def test_stand_ins_are_there_before_the_first_conftest(repository: Repository) -
     result.stdout.fnmatch_lines(["pd-testkit stand-ins: aiter, mori"])
 
 
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["serial", "xdist"])
+def test_a_process_that_a_test_spawns_has_them_too(
+    repository: Repository, workers: tuple[str, ...]
+) -> None:
+    repository.pytester.makepyfile(
+        """
+        import subprocess, sys
+
+        def test_mine():
+            code = "import mori.io; print(mori.io.BackendType.RDMA.value)"
+            assert subprocess.check_output([sys.executable, "-c", code]) == b"2\\n"
+        """
+    )
+    result = repository.run_apart("--pd-stubs", "mori", *workers, target=None)
+    result.assert_outcomes(passed=1)
+
+
 def test_without_them_the_imports_fail(repository: Repository) -> None:
     repository.pytester.makeconftest("import mori.io")
     assert repository.run_apart(target=None).ret == pytest.ExitCode.USAGE_ERROR
