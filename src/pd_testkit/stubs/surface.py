@@ -308,8 +308,11 @@ def _entry(value: Any) -> Entry:
 
 
 def _members(cls: type) -> Iterator[tuple[str, Entry]]:
-    annotated = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
-    for name in sorted({*dir(cls), *annotated}):
+    """What the class has, but for what it inherits from Python's own, which differs by version."""
+    bases = [
+        b for b in cls.__mro__ if b.__module__.partition(".")[0] not in sys.stdlib_module_names
+    ]
+    for name in sorted({name for b in bases for name in (*vars(b), *inspect.get_annotations(b))}):
         if name.startswith("_") and name != "__init__":
             continue
         value = inspect.getattr_static(cls, name, None)
