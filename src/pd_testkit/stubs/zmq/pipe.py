@@ -77,8 +77,8 @@ class End:
         return message
 
 
-class FairQueue:
-    """Reads from the ends in turn."""
+class _Rotation:
+    """Ends that take turns: the active ones come first, in the order of their turns."""
 
     def __init__(self) -> None:
         self._ends: list[End] = []
@@ -87,23 +87,43 @@ class FairQueue:
 
     def add(self, end: End) -> None:
         self._ends.append(end)
-        self._activate(end)
+        self._activate(len(self._ends) - 1)
 
     def remove(self, end: End) -> None:
         if end not in self._ends:
             return
         index = self._ends.index(end)
         if index < self._active:
-            self._active -= 1
-            self._swap(index, self._active)
-            if self._current == self._active:
-                self._current = 0
+            self._deactivate(index)
         self._ends.remove(end)
+
+    def advance(self) -> None:
+        """The current end had its turn."""
+        self._current += 1
+        if self._current >= self._active:
+            self._current = 0
+
+    def _activate(self, index: int) -> None:
+        self._swap(index, self._active)
+        self._active += 1
+
+    def _deactivate(self, index: int) -> None:
+        self._active -= 1
+        self._swap(index, self._active)
+        if self._current == self._active:
+            self._current = 0
+
+    def _swap(self, one: int, two: int) -> None:
+        self._ends[one], self._ends[two] = self._ends[two], self._ends[one]
+
+
+class FairQueue(_Rotation):
+    """Reads from the ends in turn."""
 
     def wake(self, end: End) -> None:
         """``end`` has a message after it had none."""
-        if end in self._ends and self._ends.index(end) >= self._active:
-            self._activate(end)
+        if end in self._ends and (index := self._ends.index(end)) >= self._active:
+            self._activate(index)
 
     def peek(self) -> End | None:
         """The end whose message comes next."""
@@ -111,73 +131,28 @@ class FairQueue:
             end = self._ends[self._current]
             if end.inbox:
                 return end
-            self._active -= 1
-            self._swap(self._current, self._active)
-            if self._current == self._active:
-                self._current = 0
+            self._deactivate(self._current)
         return None
 
     def take(self) -> tuple[End, Message] | None:
         end = self.peek()
         if end is None:
             return None
-        self._current = (self._current + 1) % self._active
+        self.advance()
         return end, end.read()
 
-    def _activate(self, end: End) -> None:
-        self._swap(self._ends.index(end), self._active)
-        self._active += 1
 
-    def _swap(self, one: int, two: int) -> None:
-        self._ends[one], self._ends[two] = self._ends[two], self._ends[one]
-
-
-class LoadBalancer:
+class LoadBalancer(_Rotation):
     """Writes to the ends in turn, passing over full ones."""
-
-    def __init__(self) -> None:
-        self._ends: list[End] = []
-        self._active = 0
-        self._current = 0
-
-    def add(self, end: End) -> None:
-        self._ends.append(end)
-        self._swap(len(self._ends) - 1, self._active)
-        self._active += 1
-
-    def remove(self, end: End) -> None:
-        if end not in self._ends:
-            return
-        index = self._ends.index(end)
-        if index < self._active:
-            self._active -= 1
-            self._swap(index, self._active)
-            if self._current == self._active:
-                self._current = 0
-        self._ends.remove(end)
 
     def choose(self) -> End | None:
         """The end that takes the next message; None if all are full."""
         for index in range(self._active, len(self._ends)):
             if self._ends[index].writable:
-                self._swap(index, self._active)
-                self._active += 1
+                self._activate(index)
         while self._active:
             end = self._ends[self._current]
             if end.writable:
                 return end
-            self._active -= 1
-            if self._current < self._active:
-                self._swap(self._current, self._active)
-            else:
-                self._current = 0
+            self._deactivate(self._current)
         return None
-
-    def advance(self) -> None:
-        """A whole message went to the chosen end."""
-        self._current += 1
-        if self._current >= self._active:
-            self._current = 0
-
-    def _swap(self, one: int, two: int) -> None:
-        self._ends[one], self._ends[two] = self._ends[two], self._ends[one]
