@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,18 +23,14 @@ class SessionStubs:
         self._record = record
         self._active = stubs.install(*names, record=record)
         # What the tests spawn has them too.
-        child = self._active.child_env()
-        self._before = {name: os.environ.get(name) for name in child}
-        os.environ.update(child)
+        self._environment = pytest.MonkeyPatch()
+        for name, value in self._active.child_env().items():
+            self._environment.setenv(name, value)
         self._touched: set[tuple[str, str]] = set()
         self._missing: set[tuple[str, str]] = set()
 
     def uninstall(self) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        self._environment.undo()
         self._active.uninstall()
 
     def pytest_report_header(self) -> str:
