@@ -162,6 +162,14 @@ def test_a_real_package_is_used_and_named(tree) -> None:
         assert code("aiter").__spec__.origin == "pd_testkit.stubs"
 
 
+def test_a_package_that_is_blocked_is_not_there(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "mori", None)
+    with stubs.installed("mori") as active:
+        assert active.real == ()
+        assert sys.modules["mori"] is active.modules["mori"]
+    assert sys.modules["mori"] is None
+
+
 def test_a_real_package_is_replaced_when_asked_for_and_comes_back(tree) -> None:
     tree(mori__in____init__="REAL = True\n", mori__in__io="REAL = True\n")
     real, real_io = code("mori"), code("mori.io")

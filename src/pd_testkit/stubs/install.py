@@ -298,4 +298,6 @@ def _is_real(name: str) -> bool:
     if any(name in outer.modules for outer in _stack):
         return False
     package = name.partition(".")[0]  # to look for torch.distributed would import torch
-    return package in sys.modules or importlib.util.find_spec(package) is not None
+    if sys.modules.get(package) is not None:
+        return True
+    return importlib.util.find_spec(package) is not None  # of one blocked by None: None
