@@ -12,15 +12,22 @@ from typing import Any
 
 import pytest
 
+import pd_testkit
 from pd_testkit import reference
 from pd_testkit.contract import Target
 from pd_testkit.contract.clauses import CLAUSES
 from pd_testkit.suites.aggregator import AggregatorSuite
+from pd_testkit.suites.discovery import DiscoverySuite
 from pd_testkit.suites.engine import EngineSuite
+from pd_testkit.suites.flow import FlowSuite
+from pd_testkit.suites.handshake import HandshakeSuite
 from pd_testkit.suites.metadata import MetadataSuite
+from pd_testkit.suites.pair import PairSuite
 from pd_testkit.suites.proxy import ProxySuite
 from pd_testkit.suites.scheduler import SchedulerSuite
+from pd_testkit.suites.server import ServerSuite
 from pd_testkit.suites.transfer import TransferSuite
+from pd_testkit.suites.workers import WorkersSuite
 from tests.kit.mutants import MUTANTS
 from tests.kit.mutants.mutant import Mutant
 from tests.kit.mutants.plant import edited, planted
@@ -29,7 +36,6 @@ from tests.kit.mutants.table import table
 pytestmark = pytest.mark.timeout(20)
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = Path(reference.__file__).parent
 
 BY_CLAUSE = {
     clause_id: {name: mutant for name, mutant in MUTANTS.items() if clause_id in mutant.clauses}
@@ -118,6 +124,30 @@ class TestTransferMutants(Planted, TransferSuite):
     """The checks of the functions below a transfer."""
 
 
+class TestHandshakeMutants(Planted, HandshakeSuite):
+    """The side channel between P and D: how workers meet."""
+
+
+class TestPairMutants(Planted, PairSuite):
+    """A P and a D worker that move real bytes."""
+
+
+class TestWorkersMutants(Planted, WorkersSuite):
+    """Workers that report to one aggregator."""
+
+
+class TestDiscoveryMutants(Planted, DiscoverySuite):
+    """How instances register with the proxy."""
+
+
+class TestServerMutants(Planted, ServerSuite):
+    """The engine's OpenAI server and its ``kv_transfer_params``."""
+
+
+class TestFlowMutants(Planted, FlowSuite):
+    """The proxy as a server, with real engines behind it."""
+
+
 @pytest.mark.parametrize("clause_id", CLAUSES)
 def test_each_clause_is_claimed_by_a_mutant(clause_id: str) -> None:
     assert BY_CLAUSE[clause_id], f"no planted bug breaks: {CLAUSES[clause_id].statement}"
@@ -125,7 +155,8 @@ def test_each_clause_is_claimed_by_a_mutant(clause_id: str) -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
 def test_each_mutant_is_one_edit_that_names_clauses(mutant: Mutant) -> None:
-    edited((REFERENCE / f"{mutant.module}.py").read_text(), mutant)
+    path = Path(pd_testkit.__file__).parent.joinpath(*mutant.module_name.split(".")[1:])
+    edited(path.with_suffix(".py").read_text(), mutant)
     assert mutant.bug
     assert mutant.clauses
     assert set(mutant.clauses) <= CLAUSES.keys()

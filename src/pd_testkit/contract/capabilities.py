@@ -31,6 +31,15 @@ class Capability(str, Enum):
     CONNECTOR_HOLDS_BLOCKS = "connector_holds_blocks"
     TRANSFER_MODES = "transfer_modes"
     UNREGISTER = "unregister"
+    FABRIC = "fabric"
+    INTEGRITY = "integrity"
+    LAYOUTS = "layouts"
+    HEAD_REPLICATION = "head_replication"
+    WORKER_RESTART = "worker_restart"
+    REGISTRATION_HELLO = "registration_hello"
+    REGISTRATION_ROLE = "registration_role"
+    CHOICES = "choices"
+    CHAT_PARAMS = "chat_params"
 
     def __str__(self) -> str:
         return self.value
@@ -88,6 +97,24 @@ class Capabilities:
     """Instances announce how their KV moves, and a proxy serves one such mode at a time."""
     unregister: bool = False
     """An instance can leave the proxy."""
+    fabric: bool = False
+    """Its bytes move over the fabric that the suite gives, so that faults can be planted."""
+    integrity: bool = False
+    """D checks what it received against what P sent (a digest, a checksum)."""
+    layouts: bool = False
+    """The KV cache's layout can be chosen: tokens before heads (NHD) or after (HND)."""
+    head_replication: bool = False
+    """TP may exceed the number of KV heads; a head then lies on several ranks."""
+    worker_restart: bool = False
+    """D keeps on serving, and meets P anew, when P's worker died and came back."""
+    registration_hello: bool = False
+    """Instances register as ATOM's do: ``{type: register | HELLO, role, request_address, ...}``."""
+    registration_role: bool = False
+    """Instances register as vLLM's do: ``{type: P | D, http_address, zmq_address}``."""
+    choices: bool = False
+    """The server gives several answers to one prompt (``n``)."""
+    chat_params: bool = False
+    """The chat path carries ``kv_transfer_params`` as the completions path does."""
 
     def has(self, capability: Capability) -> bool:
         return bool(getattr(self, capability.value))

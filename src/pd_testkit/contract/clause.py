@@ -10,7 +10,10 @@ from pd_testkit.contract.capabilities import Capability
 
 
 class Unit(str, Enum):
-    """The part of an implementation that a clause speaks of; one suite and one driver each."""
+    """The part of an implementation that a clause speaks of; one suite each.
+
+    Handshake and pair share a driver: two sides of the same workers.
+    """
 
     AGGREGATOR = "aggregator"
     METADATA = "metadata"
@@ -18,6 +21,12 @@ class Unit(str, Enum):
     ENGINE = "engine"
     PROXY = "proxy"
     TRANSFER = "transfer"
+    HANDSHAKE = "handshake"
+    PAIR = "pair"
+    WORKERS = "workers"
+    DISCOVERY = "discovery"
+    SERVER = "server"
+    FLOW = "flow"
 
     def __str__(self) -> str:
         return self.value
@@ -41,6 +50,12 @@ PREFIXES: dict[str, Unit] = {
     "ENG": Unit.ENGINE,
     "PRX": Unit.PROXY,
     "XFER": Unit.TRANSFER,
+    "HSK": Unit.HANDSHAKE,
+    "PAIR": Unit.PAIR,
+    "WRK": Unit.WORKERS,
+    "DSC": Unit.DISCOVERY,
+    "SRV": Unit.SERVER,
+    "FLOW": Unit.FLOW,
 }
 
 _ID = re.compile(r"([A-Z]+)-(\d{3})")

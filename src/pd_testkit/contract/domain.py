@@ -298,3 +298,85 @@ class TokenRead:
     remote_block: int
     remote_token: int
     tokens: int
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """The workers of one engine, and the KV memory of each."""
+
+    tp_size: int = 1
+    dp_size: int = 1
+    block_size: int = 16
+    """Tokens per block."""
+    num_blocks: int = 16
+    layers: int = 2
+    kv_heads: int = 4
+    """Of the model; a TP rank holds its share, and at least one."""
+    head_dim: int = 8
+    """Elements per head; of the whole latent vector for MLA."""
+    itemsize: int = 2
+    """Bytes per element."""
+    mla: bool = False
+    """One latent cache per layer, the same on every TP rank, in place of K and V."""
+    layout: str = ""
+    """``NHD``, ``HND``, or empty for the target's own. Capability ``layouts``."""
+    model: str = "m"
+    host: str = "127.0.0.1"
+    """Where the side channel listens, and what the hand-off names."""
+    patience_s: float = 1.0
+    """Seconds for which D waits for a peer that does not answer on the side channel."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One request that D's workers are told to fetch."""
+
+    request_id: RequestId
+    block_ids: tuple[int, ...]
+    """D's own, in prompt order."""
+    source: HandOff
+    tokens: int | None = None
+    """Of the prompt; None: all of the blocks' tokens. Capability ``block_size_asymmetry``."""
+
+
+@dataclass(frozen=True)
+class MemoryRange:
+    """Registered memory of a peer, as its descriptor names it."""
+
+    address: int
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a scripted engine core generates for one sequence."""
+
+    pieces: tuple[str, ...] = ("Hello", " world")
+    """The text, one piece per token."""
+    finish_reason: str = "stop"
+    params: Mapping[str, Any] | None = None
+    """The core's ``kv_transfer_params`` of the sequence, given with its last piece."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """One request to an engine's server, seen from both sides."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    params: tuple[Mapping[str, Any] | None, ...] = ()
+    """The ``kv_transfer_params`` that the engine core was given, one per sequence."""
+
+
+@dataclass(frozen=True)
+class ProxyOptions:
+    """How a proxy is started."""
+
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 30.0
+    """Seconds of an engine's silence after which it is given up."""
+    max_body_bytes: int | None = None
+    """Larger bodies are refused. None: the proxy's own limit."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pd_testkit.contract import drivers
 from pd_testkit.contract.capabilities import Capabilities
 from pd_testkit.contract.clause import Unit
-from pd_testkit.contract.domain import EngineSpec
+from pd_testkit.contract.domain import EngineSpec, Instance, ProxyOptions, WorkerSpec
+
+if TYPE_CHECKING:
+    from pd_testkit.fabric import Fabric
 
 
 class TargetError(Exception):
@@ -72,6 +75,39 @@ class Target:
     def transfer(self) -> drivers.Transfer:
         raise self._lacks("transfer")
 
+    def pair(
+        self,
+        prefill: Sequence[WorkerSpec],
+        decode: WorkerSpec,
+        *,
+        mode: str = "read",
+        fabric: Fabric | None = None,
+    ) -> drivers.Pair:
+        """The workers of these P engines and of one D engine, up and listening.
+
+        Args:
+            mode: ``read`` (D pulls) or ``write`` (P pushes).
+            fabric: where the bytes move; None without the capability ``fabric``.
+
+        Must raise ValueError for a spec that the target cannot be built for.
+        """
+        raise self._lacks("pair")
+
+    def worker_group(self, size: int) -> drivers.WorkerGroup:
+        raise self._lacks("worker_group")
+
+    def discovery(self) -> drivers.Discovery:
+        raise self._lacks("discovery")
+
+    def server(self) -> drivers.Server:
+        raise self._lacks("server")
+
+    def proxy_server(
+        self, instances: Sequence[Instance], options: ProxyOptions
+    ) -> drivers.ProxyServer:
+        """A proxy that serves, with these instances behind it."""
+        raise self._lacks("proxy_server")
+
     def _lacks(self, factory: str) -> TargetError:
         return TargetError(
             f"target {self.name!r} has no driver {factory!r}: "
@@ -86,6 +122,12 @@ FACTORIES: dict[Unit, tuple[str, type]] = {
     Unit.ENGINE: ("engine_scheduler", drivers.EngineScheduler),
     Unit.PROXY: ("proxy", drivers.Proxy),
     Unit.TRANSFER: ("transfer", drivers.Transfer),
+    Unit.HANDSHAKE: ("pair", drivers.Pair),
+    Unit.PAIR: ("pair", drivers.Pair),
+    Unit.WORKERS: ("worker_group", drivers.WorkerGroup),
+    Unit.DISCOVERY: ("discovery", drivers.Discovery),
+    Unit.SERVER: ("server", drivers.Server),
+    Unit.FLOW: ("proxy_server", drivers.ProxyServer),
 }
 """Each unit's factory on `Target` and the Protocol of the driver that it gives."""
 

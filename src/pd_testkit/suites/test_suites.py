@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pd_testkit.suites.aggregator import AggregatorSuite
+from pd_testkit.suites.discovery import DiscoverySuite
 from pd_testkit.suites.engine import EngineSuite
+from pd_testkit.suites.flow import FlowSuite
+from pd_testkit.suites.handshake import HandshakeSuite
 from pd_testkit.suites.metadata import MetadataSuite
+from pd_testkit.suites.pair import PairSuite
 from pd_testkit.suites.proxy import ProxySuite
 from pd_testkit.suites.scheduler import SchedulerSuite
+from pd_testkit.suites.server import ServerSuite
 from pd_testkit.suites.transfer import TransferSuite
+from pd_testkit.suites.workers import WorkersSuite
 
 
 class TestAggregator(AggregatorSuite):
@@ -32,3 +38,27 @@ class TestProxy(ProxySuite):
 
 class TestTransfer(TransferSuite):
     """The plain functions below a transfer."""
+
+
+class TestHandshake(HandshakeSuite):
+    """The side channel between P and D: how workers meet."""
+
+
+class TestPair(PairSuite):
+    """A P and a D worker that move real bytes."""
+
+
+class TestWorkers(WorkersSuite):
+    """Workers that report to one aggregator."""
+
+
+class TestDiscovery(DiscoverySuite):
+    """How instances register with the proxy."""
+
+
+class TestServer(ServerSuite):
+    """The engine's OpenAI server and its ``kv_transfer_params``."""
+
+
+class TestFlow(FlowSuite):
+    """The proxy as a server, with real engines behind it."""

@@ -6,7 +6,20 @@ One module per unit; each exports ``MUTANTS``. ``python -m tests.kit.mutants`` p
 
 from __future__ import annotations
 
-from . import aggregator, engine, metadata, proxy, scheduler, transfer
+from . import (
+    aggregator,
+    discovery,
+    engine,
+    flow,
+    handshake,
+    metadata,
+    pair,
+    proxy,
+    scheduler,
+    server,
+    transfer,
+    workers,
+)
 from .mutant import Mutant
 
 _UNITS = {
@@ -16,6 +29,12 @@ _UNITS = {
     "engine": engine,
     "proxy": proxy,
     "transfer": transfer,
+    "handshake": handshake,
+    "pair": pair,
+    "workers": workers,
+    "discovery": discovery,
+    "server": server,
+    "flow": flow,
 }
 
 MUTANTS: dict[str, Mutant] = {

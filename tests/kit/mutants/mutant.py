@@ -11,7 +11,8 @@ class Mutant:
 
     Attributes:
         clauses: ids of the clauses that catch it. Each named clause must fail under it.
-        module: the module of ``pd_testkit.reference`` that is edited, such as ``aggregator``.
+        module: the module that is edited: of ``pd_testkit.reference``, such as ``aggregator``, or
+            of ``pd_testkit`` where it has a dot, such as ``proxy.router``.
         old: source text that occurs there exactly once.
         new: what takes its place.
         bug: the bug in the field's words, with the public bug it is like, where there is one.
@@ -22,3 +23,8 @@ class Mutant:
     old: str
     new: str
     bug: str
+
+    @property
+    def module_name(self) -> str:
+        """The module's whole name."""
+        return f"pd_testkit.{self.module if '.' in self.module else f'reference.{self.module}'}"

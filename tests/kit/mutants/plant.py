@@ -11,8 +11,7 @@ from types import CodeType, ModuleType
 
 from .mutant import Mutant
 
-PACKAGE = "pd_testkit.reference"
-_FRESH = (PACKAGE, "pd_testkit.targets.reference")
+_FRESH = ("pd_testkit.reference", "pd_testkit.proxy", "pd_testkit.targets.reference")
 
 
 def edited(source: str, mutant: Mutant) -> str:
@@ -46,7 +45,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != f"{PACKAGE}.{self._mutant.module}":
+        if name != self._mutant.module_name:
             return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None and spec.origin is not None:
@@ -56,7 +55,7 @@ class _Finder(MetaPathFinder):
 
 @contextmanager
 def planted(mutant: Mutant | None) -> Iterator[None]:
-    """While open, an import of the reference or its target gives fresh modules.
+    """While open, an import of the reference, the proxy or their target gives fresh modules.
 
     They carry the mutant's edit; None: no edit. Afterwards ``sys.modules`` and the attributes of
     the parent packages are as they were.

@@ -7,14 +7,33 @@ import difflib
 from pd_testkit.contract.clause import Clause
 from pd_testkit.contract.clauses import (
     aggregator,
+    discovery,
     engine,
+    flow,
+    handshake,
     metadata,
+    pair,
     proxy,
     scheduler,
+    server,
     transfer,
+    workers,
 )
 
-_UNITS = (aggregator, metadata, scheduler, engine, proxy, transfer)
+_UNITS = (
+    aggregator,
+    metadata,
+    scheduler,
+    engine,
+    proxy,
+    transfer,
+    handshake,
+    pair,
+    workers,
+    discovery,
+    server,
+    flow,
+)
 
 CLAUSES: dict[str, Clause] = {clause.id: clause for unit in _UNITS for clause in unit.CLAUSES}
 """Clause id to clause, in the order of the documentation."""

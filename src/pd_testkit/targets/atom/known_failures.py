@@ -7,20 +7,25 @@ the function named; the links lead to it.
 from __future__ import annotations
 
 from pd_testkit.contract import KnownFailure
+from pd_testkit.targets.atom import (
+    known_discovery,
+    known_flow,
+    known_pair,
+    known_server,
+    known_workers,
+)
+from pd_testkit.targets.atom.cause import Cause
 from pd_testkit.targets.atom.versions import DISAGGREGATION, Version
 
 _COMMITS = {"#253": "0c982ea92", "moriio package": "ffdf3bb5d"}
 """Where the versions were read."""
-
-_Cause = tuple[str, str, tuple[str, ...]]
-"""A module's function, what is wrong with it, and the clauses that this breaks."""
 
 _AGGREGATOR = f"{DISAGGREGATION}.aggregator"
 _TYPES = f"{DISAGGREGATION}.types"
 _PROXY = f"{DISAGGREGATION}.proxy"
 _SCHEDULER = "atom.model_engine.scheduler"
 
-_COMMON: tuple[_Cause, ...] = (
+_COMMON: tuple[Cause, ...] = (
     (
         f"{_AGGREGATOR}:KVOutputAggregator.aggregate",
         "never compares the number of reports with the world size",
@@ -93,7 +98,7 @@ _COMMON: tuple[_Cause, ...] = (
     ("{worker}.__init__", "checks neither port nor rank", ("XFER-074", "XFER-075")),
 )
 
-_PR253: tuple[_Cause, ...] = (
+_PR253: tuple[Cause, ...] = (
     (
         f"{_AGGREGATOR}:KVOutputAggregator.aggregate",
         "counts reports down, whichever worker they come from",
@@ -188,7 +193,7 @@ _PR253: tuple[_Cause, ...] = (
     (f"{_PROXY}:handle_request", "calls every answer application/json", ("PRX-067",)),
 )
 
-_MORIIO: tuple[_Cause, ...] = (
+_MORIIO: tuple[Cause, ...] = (
     (
         f"{_TYPES}:ConnectorMetadata._build_req_meta",
         "takes None for what the hand-off lacks, and the worker meets it",
@@ -226,7 +231,17 @@ _MORIIO: tuple[_Cause, ...] = (
     ),
 )
 
-_CAUSES = {"#253": (*_COMMON, *_PR253), "moriio package": (*_COMMON, *_MORIIO)}
+_L2 = (known_pair, known_workers, known_discovery, known_server, known_flow)
+"""Modules with the causes at L2, in the same three parts."""
+
+_CAUSES = {
+    "#253": (*_COMMON, *_PR253, *(c for unit in _L2 for c in (*unit.COMMON, *unit.PR253))),
+    "moriio package": (
+        *_COMMON,
+        *_MORIIO,
+        *(c for unit in _L2 for c in (*unit.COMMON, *unit.MORIIO)),
+    ),
+}
 
 
 def failures_of(version: Version) -> tuple[KnownFailure, ...]:

@@ -10,6 +10,16 @@ from pd_testkit.contract import Capabilities, TargetError, Unit
 
 DISAGGREGATION = "atom.kv_transfer.disaggregation"
 
+_DRIVEN = {
+    Unit.AGGREGATOR,
+    Unit.METADATA,
+    Unit.SCHEDULER,
+    Unit.ENGINE,
+    Unit.PROXY,
+    Unit.TRANSFER,
+}
+_PROXY_UNITS = {Unit.PROXY, Unit.DISCOVERY, Unit.FLOW}
+
 
 @dataclass(frozen=True)
 class Version:
@@ -42,7 +52,8 @@ class Version:
     @property
     def units(self) -> tuple[Unit, ...]:
         """What there is a driver for."""
-        return tuple(unit for unit in Unit if unit is not Unit.PROXY or self.has_proxy)
+        lacks = set() if self.has_proxy else _PROXY_UNITS
+        return tuple(unit for unit in Unit if unit in _DRIVEN and unit not in lacks)
 
 
 _COMMON = Capabilities(
