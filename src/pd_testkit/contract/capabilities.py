@@ -39,7 +39,6 @@ class Capability(str, Enum):
     REGISTRATION_HELLO = "registration_hello"
     REGISTRATION_ROLE = "registration_role"
     CHOICES = "choices"
-    CHAT_PARAMS = "chat_params"
 
     def __str__(self) -> str:
         return self.value
@@ -113,8 +112,6 @@ class Capabilities:
     """Instances register as vLLM's do: ``{type: P | D, http_address, zmq_address}``."""
     choices: bool = False
     """The server gives several answers to one prompt (``n``)."""
-    chat_params: bool = False
-    """The chat path carries ``kv_transfer_params`` as the completions path does."""
 
     def has(self, capability: Capability) -> bool:
         return bool(getattr(self, capability.value))

@@ -357,6 +357,8 @@ class Generation:
     finish_reason: str = "stop"
     params: Mapping[str, Any] | None = None
     """The core's ``kv_transfer_params`` of the sequence, given with its last piece."""
+    refusal: str | None = None
+    """The core does not take the sequence in, for this reason."""
 
 
 @dataclass(frozen=True)

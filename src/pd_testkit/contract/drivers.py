@@ -426,7 +426,8 @@ class Server(Protocol):
     ) -> Served:
         """One request; sequence i of it gets ``generations[i]``.
 
-        A ``body`` of bytes is sent as it is. The ``model`` that is served is ``m``.
+        A ``body`` of bytes is sent as it is. The ``model`` that is served is ``m``. Several
+        threads may ask at once, each with a prompt (or last message) of its own.
         """
 
 

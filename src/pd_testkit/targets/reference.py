@@ -16,7 +16,15 @@ class ReferenceTarget(Target):
     """`pd_testkit.reference`. Each unit is imported when its first driver is made."""
 
     name = "reference"
-    units = (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER, Unit.ENGINE, Unit.PROXY, Unit.TRANSFER)
+    units = (
+        Unit.AGGREGATOR,
+        Unit.METADATA,
+        Unit.SCHEDULER,
+        Unit.ENGINE,
+        Unit.PROXY,
+        Unit.TRANSFER,
+        Unit.SERVER,
+    )
     capabilities = Capabilities(
         read_mode=True,
         write_mode=True,
@@ -39,6 +47,7 @@ class ReferenceTarget(Target):
         connector_holds_blocks=True,
         transfer_modes=True,
         unregister=True,
+        choices=True,
     )
 
     def version(self) -> str:
@@ -75,6 +84,11 @@ class ReferenceTarget(Target):
         from pd_testkit.targets.reference_transfer import TransferDriver
 
         return TransferDriver()
+
+    def server(self) -> drivers.Server:
+        from pd_testkit.targets.reference_server import ServerDriver
+
+        return ServerDriver()
 
 
 def target(source: Path | None = None) -> Target:

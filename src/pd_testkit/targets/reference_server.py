@@ -1,0 +1,79 @@
+"""The reference's OpenAI server on a real socket, in the contract's words."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from pd_testkit.contract import Generation, Served
+from pd_testkit.reference.server import Piece, application
+from pd_testkit.targets.scripted_core import ScriptedCore
+
+_SECONDS = 30.0
+
+
+class ServerDriver:
+    """Serves from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._script = ScriptedCore()
+        self._loop = asyncio.new_event_loop()
+        self._runner = web.AppRunner(application(_Core(self._script), "m"), access_log=None)
+        self._loop.run_until_complete(self._start())
+        self._port: int = self._runner.addresses[0][1]
+        self._thread = threading.Thread(target=self._loop.run_forever, name="pd-reference-server")
+        self._thread.start()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._runner.cleanup())
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def ask(
+        self,
+        body: Mapping[str, Any] | bytes,
+        *,
+        path: str = "/v1/completions",
+        generations: Sequence[Generation] = (Generation(),),
+        headers: Mapping[str, str] | None = None,
+    ) -> Served:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        named = {"Content-Type": "application/json", **(headers or {})}
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_SECONDS)
+        try:
+            with self._script.expecting(body, generations) as script:
+                connection.request("POST", path, raw, named)
+                response = connection.getresponse()
+                content = response.read()
+        finally:
+            connection.close()
+        seen = {name.lower(): value for name, value in response.getheaders()}
+        return Served(response.status, content, seen, tuple(script.params))
+
+    async def _start(self) -> None:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+
+
+class _Core:
+    def __init__(self, script: ScriptedCore) -> None:
+        self._script = script
+
+    async def generate(
+        self, prompt: str, *, max_tokens: int, params: Mapping[str, Any] | None
+    ) -> AsyncIterator[Piece]:
+        generation = self._script.begin(prompt, params)
+        for text in generation.pieces[:-1]:
+            yield Piece(text)
+        yield Piece(generation.pieces[-1], generation.finish_reason, generation.params)
+
+    def count(self, prompt: str) -> int:
+        return len(prompt.split())
