@@ -1,0 +1,80 @@
+"""How the proxy behaves. All of it is fixed at the start; the mode can be switched later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MODES = ("pd", "ppd", "adaptive", "aggregated")
+"""What a request's way is: P then D; later turns of a conversation straight to D; whichever the
+cost model finds quicker; one engine for all of it."""
+
+PROTOCOLS = ("nixl", "p2p_nccl", "moriio", "aggregated")
+"""How P's KV gets to D; see `pd_testkit.proxy.protocols`."""
+
+POLICIES = ("round_robin", "least_loaded", "random", "prefix_affinity")
+"""Which engine serves a request; see `pd_testkit.proxy.policies`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times are in seconds.
+
+    Raises:
+        ValueError: a name is none of the choices, or a number is out of its range.
+    """
+
+    mode: str = "pd"
+    """Of `MODES`, at the start."""
+    policy: str = "round_robin"
+    """Of `POLICIES`, on both legs."""
+    protocol: str = ""
+    """Of `PROTOCOLS`, for engines that do not say theirs. Empty: detected per engine."""
+
+    connect_timeout_s: float = 5.0
+    """For a connection to an engine."""
+    read_timeout_s: float = 600.0
+    """An engine that sends nothing for so long is given up."""
+    retries: int = 2
+    """Further attempts at a request of which nothing was passed on yet."""
+    lifetime_s: float = 15.0
+    """After its last heartbeat a registered instance is kept for so long."""
+
+    max_in_flight: int = 4096
+    """Client requests under way; more are refused with 429."""
+    max_in_flight_per_engine: int = 1024
+    """Requests that one engine may hold, running or queued there; where all engines of a leg hold
+    so many, the client gets 503."""
+    max_body_bytes: int = 32 * 2**20
+    """A larger body of a client is refused with 413."""
+
+    breaker_threshold: int = 5
+    """Failures in a row after which an engine is left alone."""
+    breaker_cool_down_s: float = 10.0
+    """For how long it is."""
+
+    max_conversations: int = 65536
+    """Turns that are remembered; the least recently used one is forgotten first."""
+    conversation_lifetime_s: float = 1800.0
+    """A turn is remembered for so long after its last use."""
+
+    characters_per_token: float = 4.0
+    """What a prompt's length in tokens is estimated by."""
+    kv_bytes_per_token: int = 131072
+    """Of the model's KV, over all layers and ranks. The default is that of Llama-3.1-8B in 16
+    bits: 32 layers x 2 x 8 heads x 128 x 2."""
+    prefill_tokens_per_s: float = 8000.0
+    """P's rate, until it is measured."""
+    decode_prefill_ratio: float = 0.5
+    """D's prefill rate as a share of P's: D prefills between the steps of its decodes."""
+    decode_interference: float = 0.05
+    """By how much of its time each request that is on D delays a prefill there."""
+    transfer_bytes_per_s: float = 5e9
+    """The rate of KV from P to D, until it is measured."""
+    hop_s: float = 0.005
+    """What a way over P costs on top: one more request, and P's one token."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("mode", MODES), ("policy", POLICIES), ("protocol", PROTOCOLS)):
+            value = getattr(self, name)
+            if value not in choices and not (name == "protocol" and not value):
+                raise ValueError(f"{name} {value!r} is none of {', '.join(choices)}")
