@@ -14,6 +14,7 @@ from pd_testkit.targets.atom.known_failures import failures_of
 from pd_testkit.targets.atom.metadata import MetadataDriver
 from pd_testkit.targets.atom.proxy import Networks, ProxyDriver
 from pd_testkit.targets.atom.scheduler import SchedulerSideDriver
+from pd_testkit.targets.atom.server import ServerDriver
 from pd_testkit.targets.atom.transfer import TransferDriver
 from pd_testkit.targets.atom.versions import DISAGGREGATION, detect
 
@@ -82,6 +83,9 @@ class AtomTarget(Target):
 
     def transfer(self) -> drivers.Transfer:
         return TransferDriver(self._version)
+
+    def server(self) -> drivers.Server:
+        return ServerDriver()
 
 
 def target(source: Path | None) -> Target:

@@ -27,6 +27,7 @@ PACKAGES = (
     "quart",
     "aiohttp",
     "fastapi",
+    "PIL",
 )
 """Third-party packages that an import of ATOM needs; the extra ``atom`` installs them."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import warnings
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pd_testkit.contract import Call, Exchange, Instance, Reply, Role, TargetError
+from pd_testkit.targets.atom.asgi import ask
 from pd_testkit.targets.atom.network import Network, Received
 
 _PATH = "/v1/completions"
@@ -117,7 +117,7 @@ class ProxyDriver:
             if not self.instances(role):
                 self.register(Instance(role, url))
         self._network.answer = lambda received: None
-        work = self._ask(_PATH, {}, b'{"prompt": "a", "max_tokens": 2}')
+        work = ask(self._proxy.app, _PATH, {}, b'{"prompt": "a", "max_tokens": 2}')
         with _sessions_left_open():
             return self._network.patience(work)
 
@@ -146,59 +146,15 @@ class ProxyDriver:
         self._network.answer = answer
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         with _sessions_left_open():
-            status, seen, content = self._network.run(self._ask(path, headers or {}, raw))
+            status, seen, content = self._network.run(
+                ask(self._proxy.app, path, headers or {}, raw)
+            )
         return Exchange(
             status,
             content,
             tuple(calls[Role.PRODUCER]),
             tuple(calls[Role.CONSUMER]),
             headers=seen,
-        )
-
-    async def _ask(
-        self, path: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
-        """One request to the application by its ASGI interface, as a server makes it."""
-        named = {"content-type": "application/json", "host": "proxy"} | {
-            name.lower(): value for name, value in headers.items()
-        }
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(name.encode(), value.encode()) for name, value in named.items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 10001),
-        }
-        requests = [{"type": "http.request", "body": body, "more_body": False}]
-        answers: list[dict[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            if requests:
-                return requests.pop()
-            await asyncio.Event().wait()  # the client stays; the application cancels this
-            return {"type": "http.disconnect"}
-
-        async def send(message: dict[str, Any]) -> None:
-            answers.append(message)
-
-        try:
-            await self._proxy.app(scope, receive, send)
-        except Exception:
-            # A server can only cut the connection then: what was sent before stands.
-            if not answers:
-                raise
-        start = answers[0]
-        return (
-            start["status"],
-            {name.decode().lower(): value.decode() for name, value in start["headers"]},
-            b"".join(message.get("body", b"") for message in answers[1:]),
         )
 
     def _forget(self) -> None:

@@ -17,6 +17,7 @@ _DRIVEN = {
     Unit.ENGINE,
     Unit.PROXY,
     Unit.TRANSFER,
+    Unit.SERVER,
 }
 _PROXY_UNITS = {Unit.PROXY, Unit.DISCOVERY, Unit.FLOW}
 
@@ -128,6 +129,7 @@ def detect(package: Path) -> Version:
         "chunked_prefill": _defines(
             package, "atom.model_engine.scheduler", "Scheduler", "_chunked_prefill_size"
         ),
+        "choices": _defines(package, "atom.entrypoints.openai.protocol", "CompletionRequest", "n"),
         "transfer_modes": has_proxy,
     }
     return replace(known, capabilities=replace(known.capabilities, **defines), has_proxy=has_proxy)
