@@ -322,7 +322,7 @@ class WorkerSpec:
     """``NHD``, ``HND``, or empty for the target's own. Capability ``layouts``."""
     model: str = "m"
     version: str = "1"
-    """Of the engine's software; the side channel's messages are those of the target itself."""
+    """Of the engine's software; two of them may lay their KV out differently."""
     host: str = "127.0.0.1"
     """Where the side channel listens, and what the hand-off names."""
     patience_s: float = 1.0
