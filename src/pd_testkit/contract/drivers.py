@@ -410,7 +410,14 @@ class Discovery(Protocol):
         """
 
     def wait(self, seconds: float) -> None:
-        """Block until the listener may have taken another message in, at most so long."""
+        """Block until the listener may have taken another message in, at most so long.
+
+        Raises:
+            RuntimeError: the listener has died.
+        """
+
+    def goodbye(self, role: Role, url: str) -> bytes:
+        """The message by which that instance leaves, in the target's form. ``unregister``."""
 
 
 class Server(Protocol):
@@ -458,6 +465,7 @@ OPTIONAL: dict[str, frozenset[Capability]] = {
     "Transfer.head_reads": frozenset({Capability.TP_ASYMMETRY}),
     "Transfer.latent_source": frozenset({Capability.TP_ASYMMETRY, Capability.MLA}),
     "Transfer.token_reads": frozenset({Capability.BLOCK_SIZE_ASYMMETRY}),
+    "Discovery.goodbye": frozenset({Capability.UNREGISTER}),
     "Pair.abort": frozenset({Capability.ABORT}),
     "Pair.kill": frozenset({Capability.WORKER_RESTART}),
     "Pair.restart": frozenset({Capability.WORKER_RESTART}),
