@@ -369,7 +369,8 @@ class Pair(Protocol):
 class WorkerGroup(Protocol):
     """N workers that report to one aggregator: processes, or threads where the target has those.
 
-    The suite says what each worker will report; how it gets there is the target's own.
+    The suite says what each worker will report; how it gets there is the target's own. While one
+    thread is in `step`, another may call `tell`, `hold`, `release` and `kill`.
     """
 
     def tell(self, rank: int, *reports: WorkerReport) -> None:
@@ -385,10 +386,20 @@ class WorkerGroup(Protocol):
         """The worker's process (or thread) ends without a word; returns when it is gone."""
 
     def step(self, timeout_s: float) -> WorkerReport | None:
-        """One step of the engine: what is finished on all workers. None: it gave up waiting."""
+        """One step of the engine: what is finished on all workers. None: it gave up waiting.
+
+        Raises:
+            RuntimeError: a worker is dead; the message has its rank in it, as a number.
+        """
 
     def settle(self, rank: int, reports: int) -> None:
         """Returns when so many reports of the worker, made since the last step, have arrived."""
+
+    def shutdown(self) -> None:
+        """The group ends, as the engine ends it; there is no step after that."""
+
+    def alive(self, rank: int) -> bool:
+        """Whether the worker's process (or thread) is there; asked of the system, not of it."""
 
 
 class Discovery(Protocol):
