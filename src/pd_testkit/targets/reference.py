@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from pd_testkit.contract import Capabilities, Target, TargetError, Unit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from pd_testkit.contract import EngineSpec, drivers
+    from pd_testkit.contract import EngineSpec, WorkerSpec, drivers
+    from pd_testkit.fabric import Fabric
+    from pd_testkit.targets.reference_workers import Pool
 
 
 class ReferenceTarget(Target):
@@ -23,6 +26,8 @@ class ReferenceTarget(Target):
         Unit.ENGINE,
         Unit.PROXY,
         Unit.TRANSFER,
+        Unit.PAIR,
+        Unit.WORKERS,
         Unit.SERVER,
     )
     capabilities = Capabilities(
@@ -47,8 +52,21 @@ class ReferenceTarget(Target):
         connector_holds_blocks=True,
         transfer_modes=True,
         unregister=True,
+        fabric=True,
+        integrity=True,
+        layouts=True,
+        head_replication=True,
+        worker_restart=True,
         choices=True,
     )
+
+    def __init__(self) -> None:
+        self._workers: Pool | None = None
+
+    def close(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def version(self) -> str:
         from pd_testkit import __version__
@@ -84,6 +102,25 @@ class ReferenceTarget(Target):
         from pd_testkit.targets.reference_transfer import TransferDriver
 
         return TransferDriver()
+
+    def pair(
+        self,
+        prefill: Sequence[WorkerSpec],
+        decode: WorkerSpec,
+        *,
+        mode: str = "read",
+        fabric: Fabric | None = None,
+    ) -> drivers.Pair:
+        from pd_testkit.targets.reference_pair import PairDriver
+
+        return PairDriver(prefill, decode, mode, fabric)
+
+    def worker_group(self, size: int) -> drivers.WorkerGroup:
+        from pd_testkit.targets.reference_workers import Pool, WorkerGroupDriver
+
+        if self._workers is None:
+            self._workers = Pool()
+        return WorkerGroupDriver(self._workers, size)
 
     def server(self) -> drivers.Server:
         from pd_testkit.targets.reference_server import ServerDriver
