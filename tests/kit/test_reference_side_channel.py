@@ -44,7 +44,9 @@ CACHES = {
     for layer in range(2)
     for row, kind in enumerate("kv")
 }
-PEER = Handshake(geometry=GEOMETRY, engine="p", generation=1, num_blocks=3, caches=CACHES)
+PEER = Handshake(
+    geometry=GEOMETRY, engine_id="P", engine="p", generation=1, num_blocks=3, caches=CACHES
+)
 
 
 class Heard:
@@ -118,8 +120,8 @@ def test_hosts_are_names_and_addresses_of_both_families(client: Client, host: st
     [
         Done(7, "r"),
         Done("cmpl-7", "r"),
-        Allocated(7, "r", (3, 1, 2), "::1", 6301),
-        Written(7, "r", ok=False),
+        Allocated(7, "r", (3, 1, 2), 33, 0, "D", "::1", 6301, (0, 1)),
+        Written(7, "r", "p", ok=False),
     ],
 )
 def test_what_is_told_is_heard(

@@ -41,6 +41,8 @@ class RemoteTransfer:
     remote_dp_rank: int
     transfer_id: int | str
     """What the peer knows the request by."""
+    tokens: int | None = None
+    """Of the prompt, to be transferred; None: as many as both sides' blocks hold."""
 
     @classmethod
     def from_params(cls, block_ids: Sequence[int], params: Mapping[str, Any]) -> RemoteTransfer:

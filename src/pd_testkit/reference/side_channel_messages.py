@@ -67,6 +67,8 @@ class Handshake(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What a worker tells a peer about itself."""
 
     geometry: Geometry
+    engine_id: str
+    """As hand-offs name its engine; another one after each restart."""
     engine: str
     """Its name on the fabric."""
     generation: int
@@ -96,6 +98,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     transfer_id: TransferId
     reader: str
     """Of one request on one D worker."""
+    readers: int = 1
+    """D workers that tell this P worker of the request."""
 
 
 class Allocated(msgspec.Struct, frozen=True, tag=True):
@@ -104,16 +108,27 @@ class Allocated(msgspec.Struct, frozen=True, tag=True):
     transfer_id: TransferId
     reader: str
     block_ids: tuple[int, ...]
+    """D's, in prompt order."""
+    tokens: int
+    """From the first block's first token on."""
+    tp_rank: int
+    """D's."""
+    engine_id: str
+    """D's."""
     host: str
     """Where D's worker listens: to meet it, and to tell it `Written`."""
     port: int
+    uids: tuple[int, ...]
+    """What to notify D with when a cache's bytes are placed, by the cache's number."""
 
 
 class Written(msgspec.Struct, frozen=True, tag=True):
-    """P to D, write mode: nothing of this transfer is in flight any more."""
+    """P to D, write mode: this worker's writes have ended."""
 
     transfer_id: TransferId
     reader: str
+    engine: str
+    """P's worker, by its name on the fabric."""
     ok: bool
 
 

@@ -1,167 +1,236 @@
-"""A worker's half of the connector: moves KV blocks over the fabric, in read mode."""
+"""A worker's half of the connector: moves KV blocks over the fabric, in read or in write mode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import logging
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy.typing as npt
+from pd_testkit.fabric import Engine
+from pd_testkit.reference.holds import Holds
+from pd_testkit.reference.kv_memory import Cache, KVMemory
+from pd_testkit.reference.loads import Carrier, Load, Reading
+from pd_testkit.reference.metadata import ConnectorMetadata
+from pd_testkit.reference.moves import Moves
+from pd_testkit.reference.peers import Address, Peers
+from pd_testkit.reference.pushes import Push, Receiving
+from pd_testkit.reference.side_channel import Listener
+from pd_testkit.reference.side_channel_messages import (
+    Allocated,
+    DigestQuery,
+    Digests,
+    Done,
+    Geometry,
+    Handshake,
+    Message,
+    Refused,
+    TransferId,
+    Written,
+)
 
-from pd_testkit.fabric import Engine, Region, RegionHandle, Session, Status, Transfer
-from pd_testkit.reference.copies import block_copies, merge
-from pd_testkit.reference.layer_cache import LayerCache
-from pd_testkit.reference.metadata import ConnectorMetadata, RemoteTransfer
-
-Tell = Callable[[RemoteTransfer], None]
-"""Says over the side channel that this reader is done with the peer's blocks."""
-
-
-@dataclass(frozen=True)
-class LayerHandle:
-    """One layer's cache, as a peer needs it to read from it."""
-
-    region: RegionHandle
-    block_bytes: int
-    num_blocks: int
-
-
-@dataclass(frozen=True)
-class Handshake:
-    """What a worker tells its peers before the first transfer. Plain values only."""
-
-    engine: str
-    """Its name on the fabric."""
-    layers: dict[str, LayerHandle]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Completions:
-    """What ended since the last poll, by request id."""
+    """What ended since the last poll."""
 
-    sent: frozenset[str] = frozenset()
+    sent: frozenset[TransferId] = frozenset()
+    """By transfer id: no reader needs the blocks any more."""
     received: frozenset[str] = frozenset()
+    """By request id."""
     failed: frozenset[str] = frozenset()
-    """Receives; no byte of them can arrive any more."""
+    """Loads, by request id; no byte of them can arrive any more."""
 
 
-@dataclass
-class _Load:
-    transfer: RemoteTransfer
-    reads: list[Transfer] = field(default_factory=list)
-    """One per layer; none: the peer was out of reach."""
+def _nothing() -> None:
+    """Nobody is to be woken."""
 
 
 class WorkerSide:
-    """One worker of one engine; a producer when peers read from it, a consumer when it reads.
+    """One worker of one engine; a producer when peers read from it, a consumer when it loads.
+
+    A thread listens to its peers. All else happens in the calls, none of which waits, on one
+    thread of the caller's.
 
     Args:
         engine: this worker on the fabric.
-        tell: called once per request and reader, when nothing reads the peer's blocks any more.
-        readers: peers that read each of this worker's requests.
+        engine_id: the whole engine's, as hand-offs name it; another one in each life.
+        geometry: of its memory.
+        caches: as `KVMemory` takes them.
+        host: where the side channel listens.
+        port: of the side channel; 0 for any.
+        writes: write mode in place of read mode.
+        patience_s: for which a peer may be silent, and a transfer may be under way.
+        clock: seconds.
+        wake: called, on any thread, when something has come in that the next `poll` will take.
+
+    Raises:
+        ValueError: the caches are not of the geometry.
+        OSError: the address cannot be listened on.
     """
 
-    def __init__(self, engine: Engine, tell: Tell, *, readers: int = 1) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        engine_id: str,
+        geometry: Geometry,
+        caches: Mapping[str, Cache],
+        *,
+        tp_rank: int = 0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        writes: bool = False,
+        patience_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+        wake: Callable[[], None] = _nothing,
+    ) -> None:
+        self.memory = KVMemory(engine, geometry, caches)
         self._engine = engine
-        self._tell = tell
-        self._readers = readers
-        self._regions: dict[str, Region] = {}
-        self._layers: dict[str, LayerHandle] = {}
-        self._peers: dict[str, dict[str, Session]] = {}
-        self._loads: dict[str, _Load] = {}
-        self._done_readers: dict[str, set[str]] = {}
-        self._sent: set[str] = set()
+        self._engine_id = engine_id
+        self._rank = tp_rank
+        self._wake = wake
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._refused: frozenset[str] = frozenset()
+        """Loads whose hand-off makes no sense."""
+        self._holds = Holds()
+        self._blocks: dict[TransferId, tuple[int, ...]] = {}
+        try:
+            self._listener = Listener(
+                self.handshake, self._hear, digests=self._digests, host=host, port=port
+            )
+        except OSError:
+            self.memory.release()
+            raise
+        self._peers = Peers(engine, geometry, patience_s, wake)
+        self._loads: Moves[str] = Moves(self.memory, patience_s, clock)
+        self._pushes: Moves[tuple[TransferId, str]] = Moves(self.memory, patience_s, clock)
+        self._receiving = Receiving(
+            engine, self.memory, self._peers, tp_rank, engine_id, self._listener.address
+        )
+        self._carrier: Carrier = self._receiving if writes else Reading(engine, self.memory)
 
-    def register(self, layers: Mapping[str, npt.NDArray[Any]], block_size: int) -> None:
-        """Register the KV memory: layer name to cache, shaped as `LayerCache` says.
-
-        Raises:
-            ValueError: a layer is registered already, or is not contiguous.
-        """
-        for name, cache in layers.items():
-            if name in self._regions:
-                raise ValueError(f"layer {name!r} is registered already")
-            region = self._engine.register(cache)
-            layout = LayerCache(cache.shape, cache.itemsize, block_size)
-            self._regions[name] = region
-            self._layers[name] = LayerHandle(region.handle, layout.block_bytes, layout.num_blocks)
+    @property
+    def address(self) -> Address:
+        """Where the side channel listens."""
+        return self._listener.address
 
     def handshake(self) -> Handshake:
-        """For the peers; see `connect`."""
-        return Handshake(self._engine.name, dict(self._layers))
+        """What peers are told that meet this worker."""
+        return Handshake(
+            geometry=self.memory.geometry,
+            engine_id=self._engine_id,
+            engine=self._engine.name,
+            generation=self._engine.generation,
+            num_blocks=self.memory.num_blocks,
+            caches=self.memory.handles(),
+        )
 
-    def connect(self, engine_id: str, peer: Handshake) -> None:
-        """Meet the worker that ``engine_id`` stands for in hand-offs.
+    def peer(self, address: Address) -> Handshake | None:
+        """What the peer that listens there has told; None before they have met."""
+        return self._peers.met(address)
+
+    def hold(self, transfer_id: TransferId, block_ids: Sequence[int], *, requests: int = 1) -> None:
+        """P has prefilled into these blocks, for so many requests on D.
 
         Raises:
-            ValueError: its layers or its blocks' sizes are not this worker's.
-            ConnectionError: it does not answer.
+            ValueError: it is held already, or for nobody.
         """
-        sizes = {name: layer.block_bytes for name, layer in peer.layers.items()}
-        if sizes != {name: layer.block_bytes for name, layer in self._layers.items()}:
-            raise ValueError(f"the KV layout of {engine_id!r} is another: {sizes}")
-        status = self._engine.connect(peer.engine)
-        if status is not Status.SUCCESS:
-            raise ConnectionError(f"handshake with {engine_id!r}: {status.name}")
-        self._peers[engine_id] = {
-            name: self._engine.session(self._regions[name], layer.region)
-            for name, layer in peer.layers.items()
-        }
+        self._holds.hold(transfer_id, requests)
+        self._blocks[transfer_id] = tuple(block_ids)
 
     def start_loads(self, metadata: ConnectorMetadata) -> None:
-        """Post the reads of one step, without waiting: each layer's blocks in one batch.
+        """Start the loads of one step, without waiting.
 
         A request without local blocks has all of its KV; its peer is told at once.
+
+        Raises:
+            ValueError: a request is on its way already.
         """
         for request_id, transfer in metadata.receive.items():
+            try:
+                load = Load(
+                    transfer,
+                    self._reader(request_id),
+                    self._rank,
+                    self.memory,
+                    self._peers,
+                    self._carrier,
+                )
+            except ValueError as error:
+                _log.warning("load of %r: %s", request_id, error)
+                self._refused |= {request_id}
+                continue
             if transfer.local_block_ids:
-                self._loads[request_id] = _Load(transfer, self._read(transfer))
+                self._loads.start(request_id, load)
             else:
-                self._tell(transfer)
+                load.end(True)
 
-    def reader_done(self, request_id: str, reader: str) -> None:
-        """The peer ``reader`` has told that it is done; telling twice counts once."""
-        readers = self._done_readers.setdefault(request_id, set())
-        readers.add(reader)
-        if len(readers) >= self._readers:
-            del self._done_readers[request_id]
-            self._sent.add(request_id)
+    def abort(self, request_id: str) -> None:
+        """The request is gone. Its load is reported all the same, once nothing of it can arrive.
+
+        A producer keeps what it holds: only a reader's word says that nobody reads it.
+        """
+        self._loads.abort(request_id)
 
     def poll(self) -> Completions:
-        """What ended since the last call.
-
-        A load ends when all of its layers have, well or not: blocks must not be freed while a
-        sibling of a failed read still writes into them.
-        """
-        received: set[str] = set()
-        failed: set[str] = set()
-        for request_id, load in list(self._loads.items()):
-            statuses = [read.status for read in load.reads]
-            if not all(status.done for status in statuses):
-                continue
-            good = bool(statuses) and all(status is Status.SUCCESS for status in statuses)
-            (received if good else failed).add(request_id)
-            del self._loads[request_id]
-            self._tell(load.transfer)
-        sent, self._sent = self._sent, set()
-        return Completions(frozenset(sent), frozenset(received), frozenset(failed))
+        """What ended since the last call."""
+        while not self._inbox.empty():
+            self._take(self._inbox.get())
+        self._receiving.poll()
+        self._pushes.poll()
+        loads = self._loads.poll()
+        for request_id in loads:
+            self._receiving.forget(self._reader(request_id))
+        busy = {transfer_id for transfer_id, _ in self._pushes}
+        sent = self._holds.release(busy)
+        for transfer_id in sent:
+            del self._blocks[transfer_id]
+        received = frozenset(request_id for request_id, good in loads.items() if good)
+        failed = self._refused.union(loads.keys() - received)
+        self._refused = frozenset()
+        return Completions(sent, received, failed)
 
     def shutdown(self) -> None:
-        """Give all memory and peers back; loads in flight fail unreported. Harmless twice."""
-        for region in self._regions.values():
-            region.deregister()
-        for sessions in self._peers.values():
-            for session in sessions.values():
-                self._engine.disconnect(session.remote.engine)
-        for held in (self._regions, self._layers, self._peers, self._loads, self._done_readers):
-            held.clear()
-        self._sent.clear()
+        """Give all threads, sockets and memory back; what is under way ends unreported. Harmless
+        twice."""
+        self._listener.close()
+        self._peers.close()
+        self._loads.clear()
+        self._pushes.clear()
+        self.memory.release()
 
-    def _read(self, transfer: RemoteTransfer) -> list[Transfer]:
-        sessions = self._peers.get(transfer.remote_engine_id, {})
-        local, remote = transfer.local_block_ids, transfer.remote_block_ids
-        reads = []
-        for name, session in sessions.items():
-            copies = merge(*block_copies(self._layers[name].block_bytes, local, remote))
-            reads.append(session.read(*copies))
-        return reads
+    def _reader(self, request_id: str) -> str:
+        return f"{self._engine.name}/{request_id}"
+
+    def _hear(self, message: Message) -> None:
+        """On the listener's thread."""
+        self._inbox.put(message)
+        self._wake()
+
+    def _digests(self, query: DigestQuery) -> Digests:
+        """On the listener's thread: what is held does not change."""
+        if query.transfer_id not in self._holds:
+            raise Refused("transfer", "not held", str(query.transfer_id))
+        return Digests(
+            self.memory.digests(query.block_ids, query.tokens, query.first_head, query.heads)
+        )
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Done):
+            self._holds.told(message.transfer_id, message.reader, message.readers)
+        elif isinstance(message, Written):
+            self._receiving.written(message)
+        else:
+            self._push(message)
+
+    def _push(self, message: Allocated) -> None:
+        key = (message.transfer_id, message.reader)
+        if message.transfer_id not in self._holds or key in self._pushes:
+            return
+        blocks = self._blocks[message.transfer_id]
+        self._pushes.start(
+            key, Push(message, blocks, self._engine, self.memory, self._rank, self._peers)
+        )

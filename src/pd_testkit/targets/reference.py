@@ -26,8 +26,10 @@ class ReferenceTarget(Target):
         Unit.ENGINE,
         Unit.PROXY,
         Unit.TRANSFER,
+        Unit.HANDSHAKE,
         Unit.PAIR,
         Unit.WORKERS,
+        Unit.DISCOVERY,
         Unit.SERVER,
     )
     capabilities = Capabilities(
@@ -52,6 +54,8 @@ class ReferenceTarget(Target):
         connector_holds_blocks=True,
         transfer_modes=True,
         unregister=True,
+        registration_hello=True,
+        registration_role=True,
         fabric=True,
         integrity=True,
         layouts=True,
@@ -121,6 +125,11 @@ class ReferenceTarget(Target):
         if self._workers is None:
             self._workers = Pool()
         return WorkerGroupDriver(self._workers, size)
+
+    def discovery(self) -> drivers.Discovery:
+        from pd_testkit.targets.reference_discovery import DiscoveryDriver
+
+        return DiscoveryDriver()
 
     def server(self) -> drivers.Server:
         from pd_testkit.targets.reference_server import ServerDriver

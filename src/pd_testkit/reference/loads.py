@@ -1,0 +1,153 @@
+"""Loads: D's moves, one per request, from all the P workers that hold its part of the KV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from pd_testkit.fabric import Engine
+from pd_testkit.reference.copies import Copies
+from pd_testkit.reference.heads import HeadRun
+from pd_testkit.reference.kv_memory import KVMemory
+from pd_testkit.reference.metadata import RemoteTransfer
+from pd_testkit.reference.moves import Move, Movement, Transfers
+from pd_testkit.reference.peers import Address, Peers
+from pd_testkit.reference.ports import side_channel_port
+from pd_testkit.reference.reading_plan import copies, sources, tellers, whole_tokens
+from pd_testkit.reference.side_channel_messages import DigestQuery, Digests, Done, Handshake
+
+
+@dataclass
+class Source:
+    """A P worker that a load reads from."""
+
+    heads: HeadRun
+    address: Address
+    meeting: Future[Handshake]
+
+
+class Carrier(Protocol):
+    """How a load's bytes come: D reads them, or P writes them."""
+
+    def carry(self, load: Load, source: Source, peer: Handshake, plan: Copies) -> Movement:
+        """Set one source's bytes going."""
+
+
+class Load(Move):
+    """One request on one D worker.
+
+    Args:
+        reader: names this load to P.
+
+    Raises:
+        ValueError: the peer's TP size or ranks make no sense with ours.
+    """
+
+    def __init__(
+        self,
+        transfer: RemoteTransfer,
+        reader: str,
+        rank: int,
+        memory: KVMemory,
+        peers: Peers,
+        carrier: Carrier,
+    ) -> None:
+        self.transfer = transfer
+        self.reader = reader
+        self.tokens = 0
+        self.movements: dict[str, Movement] = {}
+        """By the peer's name on the fabric."""
+        self._memory = memory
+        self._peers = peers
+        self._carrier = carrier
+        remote_tp = transfer.remote_tp_size
+        self._told = [
+            (self._address(remote), len(ranks))
+            for remote, ranks in enumerate(tellers(memory.geometry, remote_tp))
+            if rank in ranks
+        ]
+        self.sources = []
+        for heads in sources(memory.geometry, remote_tp, rank) if transfer.local_block_ids else ():
+            address = self._address(heads.remote_rank)
+            meeting = peers.meet(address, transfer.remote_engine_id)
+            self.sources.append(Source(heads, address, meeting))
+        self.meetings = [source.meeting for source in self.sources]
+
+    def begin(self) -> Sequence[Movement]:
+        """Plan for all sources before the first byte moves."""
+        ours, transfer = self._memory.geometry, self.transfer
+        local, remote = transfer.local_block_ids, transfer.remote_block_ids
+        met = [(source, source.meeting.result()) for source in self.sources]
+        theirs = met[0][1].geometry
+        self.tokens = transfer.tokens or whole_tokens(ours, local, theirs, remote)
+        plans = [
+            copies(ours, local, peer.geometry, remote, source.heads, self.tokens)
+            for source, peer in met
+        ]
+        for (source, peer), plan in zip(met, plans, strict=True):
+            self.movements[peer.engine] = self._carrier.carry(self, source, peer, plan)
+        return tuple(self.movements.values())
+
+    def ask(self) -> Sequence[Future[Digests]]:
+        transfer = self.transfer
+        return [
+            self._peers.digests(
+                source.address,
+                DigestQuery(
+                    transfer.transfer_id,
+                    transfer.remote_block_ids,
+                    self.tokens,
+                    source.heads.remote_head,
+                    source.heads.heads,
+                ),
+            )
+            for source in self.sources
+        ]
+
+    def verify(self, answers: Sequence[Digests]) -> bool:
+        return all(
+            answer.caches
+            == self._memory.digests(
+                self.transfer.local_block_ids,
+                self.tokens,
+                source.heads.local_head,
+                source.heads.heads,
+            )
+            for source, answer in zip(self.sources, answers, strict=True)
+        )
+
+    def end(self, good: bool) -> None:
+        """P may have its blocks back, whatever became of the load."""
+        if not good:
+            for source in self.sources:
+                self._peers.forget(source.address)
+        for address, readers in self._told:
+            self._peers.tell(address, Done(self.transfer.transfer_id, self.reader, readers))
+
+    def _address(self, remote_rank: int) -> Address:
+        transfer = self.transfer
+        port = side_channel_port(
+            transfer.remote_handshake_port,
+            dp_rank=transfer.remote_dp_rank,
+            tp_rank=remote_rank,
+            tp_size=transfer.remote_tp_size,
+        )
+        return transfer.remote_host, port
+
+
+class Reading:
+    """Read mode: D reads from P's memory."""
+
+    def __init__(self, engine: Engine, memory: KVMemory) -> None:
+        self._engine = engine
+        self._memory = memory
+
+    def carry(self, load: Load, source: Source, peer: Handshake, plan: Copies) -> Movement:
+        return Transfers(
+            [
+                self._engine.session(self._memory.region(name), handle).read(*plan)
+                for name, (handle,) in peer.caches.items()
+            ]
+        )

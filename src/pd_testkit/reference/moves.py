@@ -1,0 +1,200 @@
+"""The life of a request's KV on its way between this worker and its peers.
+
+A move meets its peers, moves its bytes, checks what arrived, and ends, well or not, once nothing
+of it can be written any more. Transfers that hang, or whose bytes are not what they should be
+though they ended well, may still write: such a move is condemned, and ends when the worker's
+memory has been registered anew, which takes it away from whatever is in flight.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from enum import Enum, auto
+from typing import Any, Generic, Protocol, TypeVar
+
+from pd_testkit.fabric import Status, Transfer
+from pd_testkit.reference.kv_memory import KVMemory
+
+K = TypeVar("K", bound=Hashable)
+
+
+class State(Enum):
+    """Of bytes on their way."""
+
+    MOVING = auto()
+    GOOD = auto()
+    BAD = auto()
+
+
+class Movement(Protocol):
+    """A move's bytes to or from one peer."""
+
+    def state(self) -> State:
+        """Asked for until it is not `State.MOVING`."""
+
+
+class Transfers:
+    """Those that this worker has posted to one peer, one per cache."""
+
+    def __init__(self, transfers: Sequence[Transfer]) -> None:
+        self._transfers = transfers
+
+    def state(self) -> State:
+        """Ended when all of them have: a sibling of a failed one still moves bytes."""
+        statuses = [transfer.status for transfer in self._transfers]
+        if not all(status.done for status in statuses):
+            return State.MOVING
+        good = all(status is Status.SUCCESS for status in statuses)
+        return State.GOOD if good else State.BAD
+
+
+class Move(ABC):
+    """What happens at each step of one request's move."""
+
+    meetings: Sequence[Future[Any]] = ()
+    """With all the peers that it needs."""
+
+    @abstractmethod
+    def begin(self) -> Sequence[Movement]:
+        """All peers are met. Raises ValueError or LookupError when it cannot be done."""
+
+    def ask(self) -> Sequence[Future[Any]]:
+        """All bytes have moved: ask the peers what they should be. No answers: no check."""
+        return ()
+
+    def verify(self, answers: Sequence[Any]) -> bool:
+        """Whether they are that."""
+        return True
+
+    @abstractmethod
+    def end(self, good: bool) -> None:
+        """Nothing of it is written any more."""
+
+
+class _Stage(Enum):
+    MEETING = auto()
+    MOVING = auto()
+    CHECKING = auto()
+    CONDEMNED = auto()
+
+
+class _Running:
+    """A move and how far it has come."""
+
+    def __init__(self, move: Move) -> None:
+        self.move = move
+        self.stage = _Stage.MEETING
+        self.deadline = 0.0
+        self.movements: Sequence[Movement] = ()
+        self.answers: Sequence[Future[Any]] = ()
+        self.aborted = False
+
+
+class Moves(Generic[K]):
+    """The moves of one worker, by a key. Polled; does not block.
+
+    Args:
+        patience_s: for which transfers may be under way.
+        clock: seconds.
+    """
+
+    def __init__(self, memory: KVMemory, patience_s: float, clock: Callable[[], float]) -> None:
+        self._memory = memory
+        self._patience_s = patience_s
+        self._clock = clock
+        self._running: dict[K, _Running] = {}
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._running
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._running)
+
+    def start(self, key: K, move: Move) -> None:
+        """Begins at a later poll. Raises ValueError when there is one of that key."""
+        if key in self._running:
+            raise ValueError(f"{key!r} is on its way already")
+        self._running[key] = _Running(move)
+
+    def abort(self, key: K) -> None:
+        """Ends badly if its bytes do not move yet; else they have to arrive first."""
+        running = self._running.get(key)
+        if running is not None:
+            running.aborted = True
+
+    def poll(self) -> dict[K, bool]:
+        """What ended since the last poll, and whether well."""
+        ended = {}
+        for key, running in list(self._running.items()):
+            good = self._step(running)
+            if good is not None:
+                ended[key] = good
+        if not self._any(_Stage.MOVING):
+            condemned = [
+                key for key, running in self._running.items() if running.stage is _Stage.CONDEMNED
+            ]
+            if condemned:
+                self._memory.renew()
+            ended |= dict.fromkeys(condemned, False)
+        for key, good in ended.items():
+            self._running.pop(key).move.end(good)
+        return ended
+
+    def clear(self) -> None:
+        """Forget all of them, unended."""
+        self._running.clear()
+
+    def _any(self, stage: _Stage) -> bool:
+        return any(running.stage is stage for running in self._running.values())
+
+    def _step(self, running: _Running) -> bool | None:
+        """Whether it ended well; None while it has not ended."""
+        if running.stage is _Stage.MEETING:
+            return self._meet(running)
+        if running.stage is _Stage.MOVING:
+            return self._follow(running)
+        if running.stage is _Stage.CHECKING:
+            return self._check(running)
+        return None
+
+    def _meet(self, running: _Running) -> bool | None:
+        meetings = running.move.meetings
+        if running.aborted:
+            return False
+        if not all(meeting.done() for meeting in meetings):
+            return None
+        if any(meeting.exception() is not None for meeting in meetings):
+            return False
+        if self._any(_Stage.CONDEMNED):  # what begins now would be cut off with it
+            return None
+        try:
+            running.movements = running.move.begin()
+        except (ValueError, LookupError):
+            return False
+        running.stage = _Stage.MOVING
+        running.deadline = self._clock() + self._patience_s
+        return None
+
+    def _follow(self, running: _Running) -> bool | None:
+        states = [movement.state() for movement in running.movements]
+        if State.MOVING in states:
+            if self._clock() >= running.deadline:
+                running.stage = _Stage.CONDEMNED
+            return None
+        if State.BAD in states:
+            return False
+        running.answers = running.move.ask()
+        running.stage = _Stage.CHECKING
+        return self._check(running)
+
+    def _check(self, running: _Running) -> bool | None:
+        answers = running.answers
+        if not all(answer.done() for answer in answers):
+            return None
+        answered = all(answer.exception() is None for answer in answers)
+        if answered and running.move.verify([answer.result() for answer in answers]):
+            return True
+        running.stage = _Stage.CONDEMNED
+        return None

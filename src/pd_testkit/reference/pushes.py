@@ -1,0 +1,144 @@
+"""Write mode: D says where it has room, P writes there, and says when it is done."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from pd_testkit.fabric import Engine, Notification
+from pd_testkit.reference.copies import Copies
+from pd_testkit.reference.kv_memory import KVMemory
+from pd_testkit.reference.loads import Load, Source
+from pd_testkit.reference.moves import Move, Movement, State, Transfers
+from pd_testkit.reference.peers import Address, Peers
+from pd_testkit.reference.reading_plan import copies, sources
+from pd_testkit.reference.side_channel_messages import Allocated, Handshake, Written
+
+
+class Awaited:
+    """Bytes that a P worker writes here: it says so, and the fabric says so for each cache."""
+
+    def __init__(self, engine: str, uids: Sequence[int]) -> None:
+        self._engine = engine
+        self._missing = set(uids)
+        self._ok: bool | None = None
+
+    def written(self, ok: bool) -> None:
+        self._ok = ok
+
+    def notified(self, notification: Notification) -> None:
+        """Twice counts once."""
+        if notification.initiator == self._engine:
+            self._missing.discard(notification.uid)
+
+    def state(self) -> State:
+        """P's word alone does not say that its last byte is placed."""
+        if self._ok is False:
+            return State.BAD
+        return State.GOOD if self._ok and not self._missing else State.MOVING
+
+
+class Receiving:
+    """D's carrier of write mode: tells P where to write, and follows what it writes.
+
+    Args:
+        address: where this worker listens.
+    """
+
+    def __init__(
+        self, engine: Engine, memory: KVMemory, peers: Peers, rank: int, me: str, address: Address
+    ) -> None:
+        self._engine = engine
+        self._memory = memory
+        self._peers = peers
+        self._rank = rank
+        self._me = me
+        self._address = address
+        self._uids = itertools.count(1)
+        self._awaited: dict[tuple[str, str], Awaited] = {}
+        """By reader and P's name on the fabric."""
+
+    def carry(self, load: Load, source: Source, peer: Handshake, plan: Copies) -> Movement:
+        uids = tuple(itertools.islice(self._uids, len(self._memory.names)))
+        awaited = self._awaited[load.reader, peer.engine] = Awaited(peer.engine, uids)
+        transfer = load.transfer
+        allocated = Allocated(
+            transfer.transfer_id,
+            load.reader,
+            transfer.local_block_ids,
+            load.tokens,
+            self._rank,
+            self._me,
+            *self._address,
+            uids,
+        )
+        self._peers.tell(source.address, allocated)
+        return awaited
+
+    def written(self, message: Written) -> None:
+        """P's word; of a load that has ended, it is nothing."""
+        awaited = self._awaited.get((message.reader, message.engine))
+        if awaited is not None:
+            awaited.written(message.ok)
+
+    def poll(self) -> None:
+        """Take in what the fabric notifies of."""
+        for notification in self._engine.notifications() if self._awaited else ():
+            for awaited in self._awaited.values():
+                awaited.notified(notification)
+
+    def forget(self, reader: str) -> None:
+        """The load has ended."""
+        self._awaited = {key: value for key, value in self._awaited.items() if key[0] != reader}
+
+
+class Push(Move):
+    """P's move of write mode: one request to one D worker."""
+
+    def __init__(
+        self,
+        message: Allocated,
+        block_ids: Sequence[int],
+        engine: Engine,
+        memory: KVMemory,
+        rank: int,
+        peers: Peers,
+    ) -> None:
+        self._message = message
+        self._block_ids = block_ids
+        self._engine = engine
+        self._memory = memory
+        self._rank = rank
+        self._peers = peers
+        self._address = (message.host, message.port)
+        self._meeting = peers.meet(self._address, message.engine_id)
+        self.meetings = [self._meeting]
+
+    def begin(self) -> Sequence[Movement]:
+        message, ours, peer = self._message, self._memory.geometry, self._meeting.result()
+        (heads,) = (
+            run
+            for run in sources(peer.geometry, ours.tp_size, message.tp_rank)
+            if run.remote_rank == self._rank
+        )
+        to, source, sizes = copies(
+            peer.geometry, message.block_ids, ours, self._block_ids, heads, message.tokens
+        )
+        return [
+            Transfers(
+                [
+                    self._engine.session(self._memory.region(name), peer.caches[name][0]).write(
+                        source, to, sizes, uid
+                    )
+                    for name, uid in zip(self._memory.names, message.uids, strict=True)
+                ]
+            )
+        ]
+
+    def end(self, good: bool) -> None:
+        if not good:
+            self._peers.forget(self._address)
+        message = self._message
+        self._peers.tell(
+            self._address, Written(message.transfer_id, message.reader, self._engine.name, good)
+        )
