@@ -75,6 +75,11 @@ class Listener:
         self._thread = threading.Thread(target=self._listen, name="pd-discovery", daemon=True)
         self._thread.start()
 
+    @property
+    def listening(self) -> bool:
+        """Until it is closed. For a health check."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Give port, thread and connections back; no callback is called any more. May be repeated.
 
@@ -243,6 +248,7 @@ def _bound(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket
     except zmq.ZMQError as error:
         router.close()
         context.term()
-        reason = f"cannot listen for registrations at {endpoint}: {error.strerror}"
-        raise OSError(error.errno, reason) from None
+        number = error.errno or 0
+        reason = f"cannot listen for registrations at {endpoint}: {zmq.strerror(number)}"
+        raise OSError(number, reason) from None
     return router
