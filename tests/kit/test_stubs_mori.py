@@ -327,6 +327,18 @@ class TestErrors:
             assert sum(active.fabric.counters.faults.values()) == 1
             assert producer.engine.pop_inbound_transfer_status("D", 0) is None
 
+    def test_engines_stay_on_the_fabric_that_they_were_made_on(self) -> None:
+        one, other = Fabric(), Fabric()
+        with stubs.installed("mori", fabric=one) as active:
+            import mori.io as io
+
+            with active.on(other):
+                producer, consumer = Side(io, "P", start=0), Side(io, "D")
+            Side(io, "E")
+            consumer.meet(producer).read(0, 0, 8, 0).Wait()
+            assert (set(one.engines), set(other.engines)) == ({"E"}, {"P", "D"})
+            assert active.fabric is one
+
     def test_a_failed_handshake_is_raised(self) -> None:
         with stubs.installed("mori", fabric=Fabric(faults=[HandshakeFailure()])):
             import mori.io as io

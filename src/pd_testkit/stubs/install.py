@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -55,6 +55,7 @@ class StubContext:
     def __init__(self, fabric: Fabric | None = None) -> None:
         self._fabric = fabric
         self._made: dict[str, Any] = {}
+        self._made_on_fabric: dict[str, Any] = {}
         self.closing = ExitStack()
 
     @property
@@ -66,6 +67,16 @@ class StubContext:
             self._fabric = Fabric()
         return self._fabric
 
+    @contextmanager
+    def on(self, fabric: Fabric) -> Iterator[None]:
+        """Within it `fabric` is this one. What is made meanwhile stays on it."""
+        before = self._fabric, self._made_on_fabric
+        self._fabric, self._made_on_fabric = fabric, {}
+        try:
+            yield
+        finally:
+            self._fabric, self._made_on_fabric = before
+
     @property
     def parallel(self) -> ParallelState:
         """The ranks and sizes that aiter's parallel groups answer with."""
@@ -75,10 +86,11 @@ class StubContext:
 
     def once(self, name: str, make: Callable[[], _T]) -> _T:
         """What ``make`` gives, called for the first caller of ``name`` only."""
-        if name not in self._made:
-            self._made[name] = make()
-        made: _T = self._made[name]
-        return made
+        return _once(self._made, name, make)
+
+    def once_per_fabric(self, name: str, make: Callable[[Fabric], _T]) -> _T:
+        """As `once`, for each `fabric` anew; ``make`` is given the fabric."""
+        return _once(self._made_on_fabric, name, lambda: make(self.fabric))
 
 
 class Installation:
@@ -107,6 +119,13 @@ class Installation:
     def fabric(self) -> Fabric:
         """The fabric that mori moves bytes on."""
         return self.context.fabric
+
+    def on(self, fabric: Fabric) -> AbstractContextManager[None]:
+        """mori's engines that are made within it move bytes on ``fabric``, and stay there.
+
+        For one test's engines, where the installation spans many tests.
+        """
+        return self.context.on(fabric)
 
     def parallel(self, **ranks: int) -> None:
         """Sets this process's place in aiter's parallel groups, as `ParallelState.set` does.
@@ -287,6 +306,13 @@ def extend(module: str, /, **attributes: Any) -> None:
     if _stack or not _is_below(module, roots):
         raise ValueError(f"{module!r} is not below a stub; there are {', '.join(roots)}")
     _extensions.append((module, attributes))
+
+
+def _once(made: dict[str, Any], name: str, make: Callable[[], _T]) -> _T:
+    if name not in made:
+        made[name] = make()
+    found: _T = made[name]
+    return found
 
 
 def _is_below(module: str, roots: Iterable[str]) -> bool:

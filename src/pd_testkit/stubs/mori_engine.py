@@ -384,7 +384,7 @@ def engine_classes(context: StubContext) -> tuple[type[CppEngine], type[IOEngine
 
 
 def _network(context: StubContext) -> Network:
-    return context.once("mori", lambda: Network(context.fabric))
+    return context.once_per_fabric("mori", Network)
 
 
 def _close_all(backends: dict[BackendType, Backend]) -> None:
