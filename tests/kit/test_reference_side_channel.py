@@ -168,6 +168,7 @@ def test_digests_that_are_not_kept_are_refused(listener: Listener, client: Clien
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("version", "2"),
         ("model", "n"),
         ("layers", 3),
         ("kv_heads", 8),

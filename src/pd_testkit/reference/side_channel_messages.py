@@ -37,6 +37,8 @@ class Geometry(msgspec.Struct, frozen=True, kw_only=True):
     """What two engines compare before any KV moves between them."""
 
     model: str
+    version: str = "1"
+    """Of the engine's software: another one may lay its KV out in another way."""
     layers: int
     block_size: int
     """Tokens per block."""
@@ -193,7 +195,7 @@ def check_fit(ours: Geometry, theirs: Geometry) -> None:
     Raises:
         Refused: it cannot; names the first thing that does not fit.
     """
-    for name in ("model", "mla", "layers", "kv_heads", "head_dim", "itemsize", "layout"):
+    for name in ("version", "model", "mla", "layers", "kv_heads", "head_dim", "itemsize", "layout"):
         mine, other = getattr(ours, name), getattr(theirs, name)
         if mine != other:
             raise Refused(name.replace("_", " "), str(mine), str(other))

@@ -249,6 +249,7 @@ def _geometry(spec: WorkerSpec) -> Geometry:
         shard(heads, spec.tp_size)
     return Geometry(
         model=spec.model,
+        version=spec.version,
         layers=spec.layers,
         block_size=spec.block_size,
         kv_heads=heads,
