@@ -1,0 +1,141 @@
+"""The checks of P's listener: what others send to it must not end it."""
+
+from __future__ import annotations
+
+import random
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from pd_testkit.contract import Role
+from pd_testkit.suites.base import clause
+from pd_testkit.suites.meeting import SPEC, by_way_of
+
+MEBIBYTE = 1 << 20
+
+
+class Door:
+    """A listener of P's that D has not met, and what D says to one of the same kind.
+
+    D has met P engine 1, by way of somebody who wrote down what it said.
+    """
+
+    def __init__(self, meeting) -> None:
+        from pd_testkit.suites.interposer import Way
+
+        self.met = meeting(SPEC, SPEC)
+        between = self.met.between(engine=1)
+        self.met.fetch("known", by_way_of(between, self.met.hand_off("known", 1)), engine=1)
+        sent: set[str] = set()
+
+        def told() -> bool:
+            for report in self.met.pair.poll(Role.PRODUCER, engine=1):
+                sent.update(report.sent)
+            return "known" in sent
+
+        self.met.until(told, "P was not told that its blocks are read no more")
+        self.said = between.messages(Way.ASKED)
+        """The question for P's handshake first, and what followed it."""
+
+    def send(self, *junk, engine: int = 0) -> None:
+        """Send each of the messages from a peer of its own; the listener must answer that peer's
+        next questions.
+
+        Two questions and two answers, as one answer may be a refusal of the junk.
+        """
+        for frames in junk:
+            with ExitStack() as taken:
+                raw = self.met.raw(engine=engine)
+                taken.callback(raw.close)
+                for message in (frames, self.said[0], self.said[0]):
+                    raw.send(message)
+                shown = [frame[:40] for frame in frames[:4]]
+                answers = [raw.answer(), raw.answer()]
+                assert None not in answers, f"the listener fell silent after {shown}"
+
+    def check_open(self) -> None:
+        """D meets P there."""
+        self.met.fetch("r")
+
+
+class Listens:
+    """P's listener lives on, whatever it is sent."""
+
+    @pytest.fixture
+    def door(self, meeting) -> Door:
+        return Door(meeting)
+
+    @clause("HSK-009")
+    def test_messages_of_unknown_types_do_not_end_the_listener(self, door):
+        import msgpack
+
+        words = [b"hello", b"PING", b"get_meta", b"0", b"\xff\xfe"]
+        values = [None, 7, "stop", [], {}, {"type": "stop"}, {"req_id": 1}, [1, [2, [3]]]]
+        door.send(*([word] for word in words), *([msgpack.packb(value)] for value in values))
+        door.send(*([*door.said[0][:-1], msgpack.packb(value)] for value in values))
+        door.check_open()
+
+    @clause("HSK-010")
+    def test_frames_too_few_too_many_or_cut_do_not_end_the_listener(self, door):
+        door.send([b""], [b"", b""], [b""] * 64)
+        for message in door.said:
+            front, last = message[:-1], message[-1]
+            door.send([b"", *message], [*message, b""], [*message, *message], message[::-1])
+            door.send([*front, b""], [*front, last[:-1]], [*front, last[: len(last) // 2]])
+            door.send(*([frame] for frame in message if [frame] != message))
+        door.check_open()
+
+    @clause("HSK-011")
+    def test_garbage_does_not_end_the_listener(self, door, pd_seed):
+        chance = random.Random(pd_seed)
+        door.send(*([chance.randbytes(size)] for size in (1, 7, 64, 1000)))
+        door.send(*([chance.randbytes(9) for _ in range(frames)] for frames in (2, 3, 9)))
+        for message in door.said:
+            door.send([*message[:-1], chance.randbytes(64)], [*message, chance.randbytes(64)])
+        door.send([chance.randbytes(MEBIBYTE)], [*door.said[0][:-1], chance.randbytes(MEBIBYTE)])
+        door.check_open()
+
+    @clause("HSK-012")
+    def test_connections_that_vanish_or_speak_no_zmq_do_not_end_the_listener(self, door):
+        address = door.met.pair.side_channel()
+        with ExitStack() as taken:
+            for spoken in (
+                b"",
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"\xff" * 4096,
+                b"\xff\0\0\0\0\0\0\0\1\x7f",
+            ):
+                for stays in (False, True):
+                    plain = taken.enter_context(socket.create_connection(address, 10))
+                    plain.sendall(spoken)
+                    if not stays:
+                        plain.close()
+            for _ in range(10):
+                raw = door.met.raw()
+                taken.callback(raw.close)
+                raw.send(door.said[0])
+                raw.vanish()
+            door.send([b""])
+            door.check_open()
+
+    @clause("HSK-013")
+    def test_fifty_peers_at_once_are_all_answered(self, door):
+        raw = door.met.raw(50)
+        for peer in range(50):
+            raw.send(door.said[0] if peer % 2 else [b"\xc1"], peer)
+        source = door.met.hand_off("r")
+        door.met.fetch("r", source)
+        for peer in range(1, 50, 2):
+            assert raw.answer(peer), f"peer {peer} of 50 has no answer"
+
+    @clause("HSK-014")
+    def test_a_completion_that_comes_again_or_makes_no_sense_is_not_reported(self, door):
+        met = door.met
+        for message in door.said[1:]:
+            front, last = message[:-1], message[-1]
+            door.send(message, message, [*front, b"-1"], [*front, b"no id"], engine=1)
+            door.send([*front, b""], [*front, last[:-1]], [*front, last + last], engine=1)
+        told = [report for report in met.pair.poll(Role.PRODUCER, engine=1) if report]
+        assert not told, f"P reports {told}, which no D has fetched since"
+        met.fetch("next", engine=1)

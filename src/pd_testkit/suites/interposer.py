@@ -1,0 +1,165 @@
+"""A man in the middle of a side channel, and a raw peer: what a network and others can do to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+import zmq
+
+Frames = list[bytes]
+JUNK: Frames = [b"", b"\xc1"]
+"""No message of any protocol: 0xC1 is the byte that msgpack never uses."""
+
+
+class Way(str, Enum):
+    """Where a message goes."""
+
+    ASKED = "asked"
+    """From D to P."""
+    ANSWERED = "answered"
+    """From P to D."""
+
+
+Tamper = Callable[[Way, int, Frames], Sequence[Frames]]
+"""What to pass on in place of the n-th message (from 0) of its way; nothing drops it."""
+
+
+def endpoint(host: str, port: int) -> str:
+    """ZMQ's."""
+    return f"tcp://{host}:{port}"
+
+
+def untouched(way: Way, index: int, frames: Frames) -> Sequence[Frames]:
+    """Passes everything."""
+    return [frames]
+
+
+def silence(way: Way, index: int, frames: Frames) -> Sequence[Frames]:
+    """Passes nothing."""
+    return []
+
+
+def answers(change: Callable[[Frames], Sequence[Frames]]) -> Tamper:
+    """Passes what D asks, and changes what P answers."""
+
+    def tamper(way: Way, index: int, frames: Frames) -> Sequence[Frames]:
+        return change(frames) if way is Way.ANSWERED else [frames]
+
+    return tamper
+
+
+class Interposer:
+    """Listens in P's place and passes D's messages on to P, and P's answers back.
+
+    Args:
+        upstream: host and port where P really listens.
+        tamper: what happens on the way; may be set anew at any time.
+
+    Attributes:
+        address: host and port for D.
+    """
+
+    def __init__(self, upstream: tuple[str, int], tamper: Tamper = untouched) -> None:
+        self.tamper = tamper
+        self._upstream = endpoint(*upstream)
+        self._passed: dict[Way, list[tuple[bytes, Frames]]] = {way: [] for way in Way}
+        self._context = zmq.Context()
+        self._context.linger = 0
+        self._clients = self._context.socket(zmq.ROUTER)
+        port = self._clients.bind_to_random_port("tcp://127.0.0.1")
+        self.address = ("127.0.0.1", port)
+        self._ours = self._context.socket(zmq.PAIR)
+        self._ours.bind("inproc://orders")
+        self._orders = self._context.socket(zmq.PAIR)
+        self._orders.connect("inproc://orders")
+        self._thread = threading.Thread(target=self._run, name=f"interposer:{port}")
+        self._thread.start()
+
+    def messages(self, way: Way) -> list[Frames]:
+        """All that came that way so far, before tampering."""
+        return [frames for _, frames in list(self._passed[way])]
+
+    def repeat_answers(self) -> None:
+        """Give every answer of P's to D again, as P gave it; returns when that is done."""
+        self._order(b"repeat")
+
+    def close(self) -> None:
+        """Tell whoever still waits some junk, so that it waits no more, and give all back."""
+        if self._thread.is_alive():
+            self._order(b"close")
+            self._thread.join()
+            self._context.destroy()
+
+    def _order(self, what: bytes) -> None:
+        self._ours.send(what)
+        self._ours.recv()
+
+    def _run(self) -> None:
+        upstream: dict[bytes, zmq.Socket[bytes]] = {}
+        poller = zmq.Poller()
+        poller.register(self._clients, zmq.POLLIN)
+        poller.register(self._orders, zmq.POLLIN)
+        order = b""
+        while order != b"close":
+            ready = dict(poller.poll())
+            if self._clients in ready:
+                client, *frames = self._clients.recv_multipart()
+                if client not in upstream:
+                    upstream[client] = self._context.socket(zmq.DEALER)
+                    upstream[client].connect(self._upstream)
+                    poller.register(upstream[client], zmq.POLLIN)
+                for message in self._pass(Way.ASKED, client, frames):
+                    upstream[client].send_multipart(message)
+            for client, peer in upstream.items():
+                if peer in ready:
+                    for message in self._pass(Way.ANSWERED, client, peer.recv_multipart()):
+                        self._clients.send_multipart([client, *message])
+            if self._orders in ready:
+                order = self._orders.recv()
+                again = [(client, JUNK) for client in upstream]
+                for client, frames in self._passed[Way.ANSWERED] if order == b"repeat" else again:
+                    self._clients.send_multipart([client, *frames])
+                self._orders.send(b"")
+        for peer in upstream.values():
+            peer.close()
+
+    def _pass(self, way: Way, client: bytes, frames: Frames) -> Sequence[Frames]:
+        index = len(self._passed[way])
+        self._passed[way].append((client, frames))
+        return self.tamper(way, index, frames)
+
+
+class RawPeers:
+    """Peers that send whatever they like to a listener.
+
+    Args:
+        address: host and port of the listener.
+    """
+
+    def __init__(self, address: tuple[str, int], count: int = 1) -> None:
+        self._context = zmq.Context()
+        self._context.linger = 0
+        self._peers = [self._context.socket(zmq.DEALER) for _ in range(count)]
+        for peer in self._peers:
+            peer.connect(endpoint(*address))
+
+    def send(self, frames: Frames, peer: int = 0) -> None:
+        self._peers[peer].send_multipart(frames)
+
+    def answer(self, peer: int = 0, seconds: float = 10.0) -> Frames | None:
+        """The next message from the listener; None: there was none in that time."""
+        if not self._peers[peer].poll(round(1000 * seconds)):
+            return None
+        return self._peers[peer].recv_multipart()
+
+    def vanish(self) -> None:
+        """Be gone, as soon as what was sent is on its way and before any answer is read."""
+        for peer in self._peers:
+            peer.close(linger=1000)
+        self._peers.clear()
+
+    def close(self) -> None:
+        """Give all back. Harmless twice."""
+        self._context.destroy()

@@ -1,0 +1,216 @@
+"""P and D engines that are to meet: their KV, what D's workers said, who stands between them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pd_testkit.contract import HandOff, Load, Role, Target, WorkerSpec
+
+if TYPE_CHECKING:
+    from pd_testkit.contract.drivers import Pair
+    from pd_testkit.suites.interposer import Interposer, RawPeers, Tamper
+
+SPEC = WorkerSpec(num_blocks=8, patience_s=20.0)
+"""A worker whose patience no test waits out."""
+HASTY = replace(SPEC, patience_s=0.3)
+"""One whose patience is waited out."""
+REMOTE, LOCAL = (5, 2), (1, 6)
+"""P's blocks of a prompt, and D's."""
+ASIDE = (3, 4)
+"""Other blocks of D's."""
+RETURN_S = 3.0
+"""Real seconds within which D's call to start a load returns."""
+DEADLINE_S = 10.0
+"""Real seconds; only reached on failure."""
+
+
+class Meeting:
+    """A pair that is up, with different KV in each engine, and none in D."""
+
+    def __init__(self, pair: Pair, engines: int, reports_failures: bool, taken: ExitStack) -> None:
+        self.pair = pair
+        self.received: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self._reports_failures = reports_failures
+        self._taken = taken
+        for engine in range(engines):
+            self.fill(engine)
+        for cache in pair.cache(Role.CONSUMER).values():
+            cache[...] = 0
+
+    # -- KV ----------------------------------------------------------------------------------
+
+    def fill(self, engine: int = 0, salt: int = 0) -> None:
+        """Other values in each cache of each engine: 1..250, exact in any type of element."""
+        import numpy as np
+
+        for number, cache in enumerate(self.pair.cache(Role.PRODUCER, engine=engine).values()):
+            values = np.arange(cache.size) * 7 + number * 31 + engine * 101 + salt
+            cache[...] = (values % 250 + 1).reshape(cache.shape).astype(cache.dtype)
+
+    def blocks(
+        self, role: Role, block_ids: Sequence[int], *, engine: int = 0, tp_rank: int = 0
+    ) -> dict[str, Any]:
+        """A copy of these blocks of each cache of a worker."""
+        caches = self.pair.cache(role, engine=engine, tp_rank=tp_rank)
+        return {name: cache[list(block_ids)].copy() for name, cache in caches.items()}
+
+    def check_kv(self, engine: int = 0) -> None:
+        """D's blocks hold what P's do, cache by cache."""
+        theirs = self.blocks(Role.PRODUCER, REMOTE, engine=engine)
+        ours = self.blocks(Role.CONSUMER, LOCAL)
+        assert ours.keys() == theirs.keys()
+        for name, kv in ours.items():
+            assert (kv == theirs[name]).all(), f"cache {name} of P engine {engine} came out wrong"
+
+    def clear(self) -> None:
+        """D's blocks hold nothing again."""
+        for cache in self.pair.cache(Role.CONSUMER).values():
+            cache[...] = 0
+
+    # -- loads -------------------------------------------------------------------------------
+
+    def hand_off(self, request_id: str, engine: int = 0) -> HandOff:
+        """P has the prompt's KV in the blocks `REMOTE`."""
+        return self.pair.hand_off(request_id, REMOTE, engine=engine)
+
+    def start(self, request_id: str, source: HandOff, seconds: float = DEADLINE_S) -> None:
+        """D is told to load it into the blocks `LOCAL`."""
+        self.pair.load([Load(request_id, LOCAL, source)], seconds=seconds)
+
+    def fetch(self, request_id: str, source: HandOff | None = None, *, engine: int = 0) -> None:
+        """A load that must work: received once, and with P's bytes."""
+        self.clear()
+        self.start(request_id, source or self.hand_off(request_id, engine))
+        self.until_ended(request_id)
+        assert self.received[request_id] == 1, f"{request_id} is reported failed"
+        self.check_kv(engine)
+
+    def look(self) -> None:
+        """Take note of what D's workers say."""
+        for report in self.pair.poll(Role.CONSUMER):
+            self.received.update(report.received)
+            self.failed.update(report.failed)
+
+    def until_ended(self, *request_ids: str) -> None:
+        """Until D's workers have said of each that it was received or that it failed."""
+        ended = set(request_ids)
+        self.until(lambda: ended <= {*self.received, *self.failed}, f"{request_ids} have no end")
+
+    def until(self, holds: Callable[[], bool], otherwise: str) -> None:
+        """Look until it holds.
+
+        Raises:
+            AssertionError: it does not within `DEADLINE_S`.
+        """
+        deadline = time.monotonic() + DEADLINE_S
+        self.look()
+        while not holds():
+            assert time.monotonic() < deadline, otherwise
+            self.pair.wait(0.002)  # looking also moves the fabric on
+            self.look()
+
+    def ends_well(self, request_id: str, workers: int = 1) -> bool:
+        """Whether all of D's workers say that it was received, once it has ended.
+
+        Where failures are not reported its end is unknown: what another engine's load, started
+        after it, does not find received is taken for failed.
+        """
+        if not self._reports_failures:
+            after = f"after {request_id}"
+            source = self.hand_off(after, engine=1)
+            self.pair.load([Load(after, ASIDE, source)], seconds=RETURN_S)
+            self.until(lambda: self.received[after] == workers, "D does not go on")
+            return self.received[request_id] == workers
+        ended = lambda: self.received[request_id] + self.failed[request_id] == workers  # noqa: E731
+        self.until(ended, f"{request_id} does not end on all of D's workers")
+        return not self.failed[request_id]
+
+    def check_never_received(self, source: HandOff) -> None:
+        """A load from there fails, and D goes on with P engine 1."""
+        self.start("bad", source, seconds=RETURN_S)
+        assert not self.ends_well("bad"), "KV was taken for good that is not the prompt's"
+        self.fetch("good", engine=1)
+        assert not self.received["bad"], "KV was taken for good that is not the prompt's"
+        assert self.failed["bad"] <= 1, "the failure is reported twice"
+        assert not self.failed["good"]
+
+    def until_received(
+        self,
+        engine: int = 0,
+        lead: Callable[[HandOff], HandOff] = lambda source: source,
+    ) -> tuple[HandOff, int]:
+        """New requests until one is loaded, with P's bytes; gives its hand-off, and how many
+        failed before.
+
+        Raises:
+            AssertionError: none is within `DEADLINE_S`.
+        """
+        deadline = time.monotonic() + DEADLINE_S
+        for attempt in count():
+            assert time.monotonic() < deadline, "P is there, and no load from it works"
+            request_id = f"attempt {attempt}, P engine {engine}"
+            source = lead(self.hand_off(request_id, engine))
+            self.clear()
+            self.start(request_id, source)
+            self.until_ended(request_id)
+            if self.received[request_id]:
+                self.check_kv(engine)
+                return source, attempt
+        raise AssertionError
+
+    # -- who stands between ------------------------------------------------------------------
+
+    def between(self, tamper: Tamper | None = None, engine: int = 0) -> Interposer:
+        """Somebody who listens in place of that P engine's worker."""
+        from pd_testkit.suites.interposer import Interposer, untouched
+
+        made = Interposer(self.pair.side_channel(engine=engine), tamper or untouched)
+        self._taken.callback(made.close)
+        return made
+
+    def raw(self, count: int = 1, engine: int = 0) -> RawPeers:
+        """Peers that send whatever they like to that P engine's worker."""
+        from pd_testkit.suites.interposer import RawPeers
+
+        made = RawPeers(self.pair.side_channel(engine=engine), count)
+        self._taken.callback(made.close)
+        return made
+
+
+def by_way_of(interposer: Interposer, source: HandOff) -> HandOff:
+    """The hand-off that leads D to the interposer."""
+    host, port = interposer.address
+    return source.with_(host=host, handshake_port=port)
+
+
+class Meets:
+    """Gives a suite its meetings."""
+
+    @pytest.fixture
+    def meeting(
+        self, make: Callable[..., Pair], target: Target
+    ) -> Iterator[Callable[..., Meeting]]:
+        """``meeting(*prefill specs, decode=spec)``: one P engine like D's without any."""
+        with ExitStack() as taken:
+
+            def build(*prefill: WorkerSpec, decode: WorkerSpec = SPEC) -> Meeting:
+                fabric = None
+                if target.capabilities.fabric:
+                    from pd_testkit.fabric import Fabric
+
+                    fabric = Fabric()
+                engines = prefill or (decode,)
+                pair = make(engines, decode, fabric=fabric)
+                reports = target.capabilities.failure_reporting
+                return Meeting(pair, len(engines), reports, taken)
+
+            yield build
