@@ -31,6 +31,9 @@ PACKAGES = (
 )
 """Third-party packages that an import of ATOM needs; the extra ``atom`` installs them."""
 
+HOST_IP = "ATOM_HOST_IP"
+"""Environment variable: what ATOM takes for this host's address."""
+
 _EARLY = (*PACKAGES, "torch._dynamo")
 """Imported before the stubs are in: torch._dynamo would take triton's stub for the real one, and
 a package that is imported under stubs may go with them."""
@@ -81,8 +84,10 @@ def commit(package: Path) -> str | None:
 
 
 @contextmanager
-def imported(package: Path, names: tuple[str, ...], modules: tuple[str, ...]) -> Iterator[None]:
-    """The package importable and ``modules`` imported, under the stubs ``names``.
+def imported(
+    package: Path, names: tuple[str, ...], modules: tuple[str, ...]
+) -> Iterator[stubs.Installation]:
+    """The package importable and ``modules`` imported, under the stubs ``names``, which it gives.
 
     After it, sys.path, sys.modules, the environment and logging are as before; only third-party
     packages stay imported, with what they set (torch: TORCHINDUCTOR_CACHE_DIR).
@@ -94,9 +99,9 @@ def imported(package: Path, names: tuple[str, ...], modules: tuple[str, ...]) ->
         importlib.import_module(name)
     with ExitStack() as undo:
         # Without it ATOM asks the network for its own address.
-        undo.enter_context(_environment("ATOM_HOST_IP", "127.0.0.1"))
+        undo.enter_context(environment(HOST_IP, "127.0.0.1"))
         undo.enter_context(_logging())
-        undo.enter_context(stubs.installed(*names))
+        installation = undo.enter_context(stubs.installed(*names))
         undo.enter_context(_path(str(package.parent)))
         undo.enter_context(_fresh("atom"))
         for module in modules:
@@ -108,11 +113,12 @@ def imported(package: Path, names: tuple[str, ...], modules: tuple[str, ...]) ->
                     f"importing {module} of {package.parent} raised "
                     f"{type(error).__name__}: {message}"
                 ) from error
-        yield
+        yield installation
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def environment(name: str, value: str) -> Iterator[None]:
+    """The variable has the value within."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

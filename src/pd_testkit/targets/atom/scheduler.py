@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pd_testkit.contract import (
     EngineSpec,
@@ -21,11 +22,13 @@ from pd_testkit.targets.atom.wire import hand_off_of, step_metadata
 class SchedulerSideDriver:
     """Calls the connector as ATOM's engine scheduler does, on sequences of ATOM's own."""
 
-    def __init__(self, version: Version, spec: EngineSpec) -> None:
+    def __init__(
+        self, version: Version, spec: EngineSpec, numbers: Iterator[int] | None = None
+    ) -> None:
         from atom.kv_transfer.disaggregation import KVConnectorFactory
 
         self._spec = spec
-        self._sequences = Sequences(version, spec.block_size)
+        self._sequences = Sequences(version, spec.block_size, numbers)
         self._connector = KVConnectorFactory.create_connector(engine_config(spec), "scheduler")
 
     def add(self, request: Request) -> None:
@@ -44,7 +47,15 @@ class SchedulerSideDriver:
         self._connector.update_state_after_alloc(sequence)
 
     def build_metadata(self) -> StepMetadata:
-        return step_metadata(self._connector.build_connector_meta(), self._sequences.request_id)
+        return step_metadata(self.connector_metadata(), self._sequences.request_id)
+
+    def connector_metadata(self) -> Any:
+        """ATOM's own, for its workers."""
+        return self._connector.build_connector_meta()
+
+    def name(self, number: Any) -> RequestId:
+        """The request that a worker means by it; its text, where there is none."""
+        return self._sequences.request_id_or_text(number)
 
     def finished(
         self, request_id: RequestId, block_ids: Sequence[int], output: Sequence[int] = (0,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +16,19 @@ _NO_TOKEN = -1
 
 
 class Sequences:
-    """The requests of one engine. ATOM numbers them; one process's numbers start anew."""
+    """The requests of one engine. ATOM numbers them; one process's numbers start anew.
 
-    def __init__(self, version: Version, block_size: int) -> None:
+    Args:
+        numbers: shared by the DP ranks of one engine, whose requests one process numbers.
+    """
+
+    def __init__(
+        self, version: Version, block_size: int, numbers: Iterator[int] | None = None
+    ) -> None:
         self._version = version
         self._block_size = block_size
         # Not 0: ATOM's Sequence takes an id of 0 for none.
-        self._numbers = count(1)
+        self._numbers = count(1) if numbers is None else numbers
         self._by_request: dict[RequestId, Any] = {}
         self._requests: dict[int, RequestId] = {}
 
@@ -47,6 +53,10 @@ class Sequences:
 
     def request_id(self, number: int) -> RequestId:
         return self._requests[number]
+
+    def request_id_or_text(self, number: Any) -> RequestId:
+        """As `request_id`; what is no number of a request is given as its text."""
+        return self._requests.get(number, str(number))
 
     def numbers(self, request_ids: Iterable[RequestId]) -> list[int]:
         """What ATOM knows the requests by; of a request that it never saw, an unused number."""
