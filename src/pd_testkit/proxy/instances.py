@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -47,13 +47,36 @@ class Engine:
     """The sequence number of the registration."""
 
 
+def protocol_of(engine: Engine, default: str = "") -> str:
+    """The engine's protocol: as it says, or as the default, or as its registration shows.
+
+    A plain ZMQ address is P2P-NCCL's; a handshake port, in a field of its own or in the address,
+    is MoRIIO's. Empty: nothing shows it, and P's answer will.
+    """
+    if engine.protocol or default:
+        return engine.protocol or default
+    if engine.zmq_address:
+        return "moriio" if "handshake:" in engine.zmq_address else "p2p_nccl"
+    return "moriio" if engine.handshake_port else ""
+
+
 class Instance:
-    """An engine with the proxy's book on it."""
+    """An engine, and the proxy's book on it."""
 
-    __slots__ = ("breaker", "dp_turn", "engine", "in_flight", "queued_tokens", "seen_at", "turn")
+    __slots__ = (
+        "breaker",
+        "dp_turn",
+        "engine",
+        "in_flight",
+        "protocol",
+        "queued_tokens",
+        "seen_at",
+        "turn",
+    )
 
-    def __init__(self, engine: Engine, breaker: Breaker, now: float) -> None:
+    def __init__(self, engine: Engine, protocol: str, breaker: Breaker, now: float) -> None:
         self.engine = engine
+        self.protocol = protocol
         self.breaker = breaker
         self.seen_at = now
         """Of the last heartbeat; seconds."""
@@ -62,7 +85,7 @@ class Instance:
         self.queued_tokens = 0
         """Prompt tokens that wait to be prefilled here, or are."""
         self.turn = 0
-        """Of the rotation, when it was last chosen; 0: never."""
+        """The number of the last choice that fell on it, of all choices; 0: never."""
         self.dp_turn = 0
         """Requests that were given a DP rank."""
 
@@ -80,6 +103,7 @@ class Registry:
         lifetime_s: an instance that is not static leaves so many seconds after its last
             heartbeat.
         breaker_threshold, breaker_cool_down_s: as for `Breaker`.
+        protocol: of engines that do not say theirs; empty: detected.
     """
 
     def __init__(
@@ -87,8 +111,10 @@ class Registry:
         lifetime_s: float = 15.0,
         breaker_threshold: int = 5,
         breaker_cool_down_s: float = 10.0,
+        protocol: str = "",
     ) -> None:
         self._lifetime_s = lifetime_s
+        self._protocol = protocol
         self._breaker_threshold = breaker_threshold
         self._breaker_cool_down_s = breaker_cool_down_s
         self._instances: dict[Leg, dict[str, Instance]] = {"prefill": {}, "decode": {}}
@@ -96,17 +122,22 @@ class Registry:
     def register(self, engine: Engine, now: float) -> bool:
         """Take an engine in, or its newer record in its place; False if nothing changed.
 
-        A changed record is that of an engine that started anew: its breaker is closed again.
+        A changed record is that of an engine that started anew: the book on it starts anew, too.
 
         Raises:
             ValueError: its transfer mode is not that of the engines that are there, its URL has
-                no host and port, or it has no DP rank.
+                no host and port, it has no DP rank, or P2P-NCCL could not find it.
         """
         address(engine.url)
+        protocol = protocol_of(engine, self._protocol)
         if engine.dp_size < 1:
             raise ValueError(f"{engine.url} has {engine.dp_size} DP ranks")
+        if protocol == "p2p_nccl" and not engine.zmq_address:
+            raise ValueError(f"{engine.url} has no ZMQ address, by which P2P-NCCL finds it")
         instances = self._instances[engine.leg]
         known = instances.get(engine.url)
+        if known is not None and known.engine.static:
+            engine = replace(engine, static=True)
         if known is not None and known.engine == engine:
             known.engine = engine
             known.seen_at = now
@@ -117,10 +148,7 @@ class Registry:
                 f"{engine.url} moves its KV by {engine.transfer_mode!r}, the others by {modes}"
             )
         breaker = Breaker(self._breaker_threshold, self._breaker_cool_down_s)
-        if known is None:
-            instances[engine.url] = Instance(engine, breaker, now)
-        else:
-            known.engine, known.breaker, known.seen_at = engine, breaker, now
+        instances[engine.url] = Instance(engine, protocol, breaker, now)
         return True
 
     def unregister(self, leg: Leg, url: str) -> None:
@@ -146,10 +174,6 @@ class Registry:
     def instances(self, leg: Leg) -> list[Instance]:
         """Of that leg."""
         return list(self._instances[leg].values())
-
-    def find(self, leg: Leg, url: str) -> Instance | None:
-        """None: it is not there (any more)."""
-        return self._instances[leg].get(url)
 
     def _others(self, url: str) -> list[Instance]:
         return [

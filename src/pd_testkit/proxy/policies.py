@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Sequence
+from hashlib import blake2b
+from operator import attrgetter
 from typing import Protocol
 
 from pd_testkit.proxy.instances import Instance
@@ -16,7 +17,7 @@ loads (Mirrokni, Thorup, Zadimoghaddam, 2018)."""
 
 
 class Policy(Protocol):
-    """A choice among engines; each leg has one of its own."""
+    """A choice among engines. It leaves no trace: the router numbers the choices it follows."""
 
     keyed: bool
     """Does it look at the prompt?"""
@@ -25,27 +26,21 @@ class Policy(Protocol):
         """One of the candidates, of which there is at least one.
 
         Args:
-            key: the beginning of the prompt; empty where the policy is not keyed.
+            key: a digest of the prompt's beginning; empty where the policy is not keyed.
         """
 
 
 class RoundRobin:
     """The one whose last turn is longest ago.
 
-    So the shares stay even when instances join, leave, or are left out for a while, which those
-    of a counter modulo their number don't.
+    So the shares stay even when instances join, leave, or are passed over for a while, which
+    those of a counter modulo their number do not.
     """
 
     keyed = False
 
-    def __init__(self) -> None:
-        self._turn = 0
-
     def choose(self, candidates: Sequence[Instance], key: bytes) -> Instance:
-        self._turn += 1
-        chosen = min(candidates, key=_turn)
-        chosen.turn = self._turn
-        return chosen
+        return min(candidates, key=_turn)
 
 
 class LeastLoaded:
@@ -53,14 +48,8 @@ class LeastLoaded:
 
     keyed = False
 
-    def __init__(self) -> None:
-        self._turn = 0
-
     def choose(self, candidates: Sequence[Instance], key: bytes) -> Instance:
-        self._turn += 1
-        chosen = min(candidates, key=_load_then_turn)
-        chosen.turn = self._turn
-        return chosen
+        return min(candidates, key=_load)
 
 
 class Random:
@@ -110,13 +99,12 @@ def policy(name: str, rng: random.Random) -> Policy:
     raise ValueError(f"no policy is called {name!r}")
 
 
-def _turn(instance: Instance) -> int:
-    return instance.turn
+_turn = attrgetter("turn")
 
 
-def _load_then_turn(instance: Instance) -> tuple[float, int]:
+def _load(instance: Instance) -> tuple[float, int]:
     return instance.in_flight / instance.engine.dp_size, instance.turn
 
 
 def _weight(key: bytes, url: str) -> bytes:
-    return hashlib.blake2b(key, digest_size=8, key=hashlib.sha256(url.encode()).digest()).digest()
+    return blake2b(key + url.encode(), digest_size=8).digest()

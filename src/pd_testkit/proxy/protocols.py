@@ -6,6 +6,7 @@ connector of ATOM's pull request 253.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,24 +38,11 @@ class Pair:
     prefill: Engine
     decode: Engine
     protocol: str
-    """``nixl``, ``p2p_nccl``, ``moriio``, or empty: P's answer will tell."""
+    """``nixl``, ``p2p_nccl``, ``moriio``, or empty: P's answer will tell which it is."""
     dp_rank: int | None
     """The one that P is asked for."""
-    transfer_id: str
-    """Unlike any other request's."""
-
-
-def protocol(engine: Engine, default: str = "") -> str:
-    """The engine's protocol: as it says, or as the default, or as its registration shows.
-
-    A plain ZMQ address is P2P-NCCL's; a handshake port is MoRIIO's, in a field of its own or in
-    the address. Empty: nothing shows it.
-    """
-    if engine.protocol or default:
-        return engine.protocol or default
-    if engine.zmq_address:
-        return "moriio" if "handshake:" in engine.zmq_address else "p2p_nccl"
-    return "moriio" if engine.handshake_port else ""
+    unique: str
+    """32 hexadecimal digits, which P2P-NCCL and MoRIIO expect at the end of a request id."""
 
 
 def request_id(pair: Pair, client_id: str) -> str:
@@ -63,17 +51,20 @@ def request_id(pair: Pair, client_id: str) -> str:
     Args:
         client_id: what the client calls the request; empty if nothing.
     """
-    own = plain_request_id(client_id, pair.transfer_id)
     p, d = pair.prefill.zmq_address, pair.decode.zmq_address
     if pair.protocol not in ("p2p_nccl", "moriio") or not p or not d:
-        return own
-    prefix = own.removesuffix(pair.transfer_id)
-    return f"{prefix}___prefill_addr_{p}___decode_addr_{d}_{pair.transfer_id}"
+        return plain_request_id(client_id, pair.unique)
+    return f"{_plain(client_id)}___prefill_addr_{p}___decode_addr_{d}_{pair.unique}"
 
 
 def plain_request_id(client_id: str, unique: str) -> str:
-    """One in which no connector finds an address, whatever the client put into its own."""
-    return f"{client_id.replace('___', '_')}-{unique}" if client_id else unique
+    """One without addresses, unlike any other even if the client names two requests alike."""
+    return f"{_plain(client_id)}-{unique}" if client_id else unique
+
+
+def _plain(client_id: str) -> str:
+    """The client's id without anything that a connector takes for its peer's address."""
+    return re.sub("__+", "_", client_id) if "__" in client_id else client_id
 
 
 def prefill_body(wanted: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
@@ -106,8 +97,19 @@ def decode_body(wanted: Mapping[str, Any], pair: Pair, hand_off: Any) -> Mapping
         hand_off = {}
     params = {**hand_off, "do_remote_prefill": True, "do_remote_decode": False}
     if pair.protocol == "moriio" or (not pair.protocol and "transfer_id" in hand_off):
-        _fill(params, _moriio_decode_params(pair, hand_off))
+        for name, value in _moriio_decode_params(pair, hand_off).items():
+            if params.get(name) is None:  # what P said stands
+                params[name] = value
     return {**wanted, "kv_transfer_params": params}
+
+
+def together(p: str, d: str) -> bool:
+    """Can a P and a D of these protocols work on one request?
+
+    One that does not show its protocol is taken for what the other one needs, as long as P's
+    answer carries the hand-off.
+    """
+    return p == d or ("" in (p, d) and not {p, d} & {"p2p_nccl", "aggregated"})
 
 
 def whole_body(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,7 +120,8 @@ def whole_body(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _prefill_params(pair: Pair) -> dict[str, Any]:
-    params: dict[str, Any] = {
+    """P keeps the KV for a D; a MoRIIO P is told which."""
+    params = {
         "do_remote_decode": True,
         "do_remote_prefill": False,
         "remote_engine_id": None,
@@ -126,36 +129,30 @@ def _prefill_params(pair: Pair) -> dict[str, Any]:
         "remote_host": None,
         "remote_port": None,
     }
-    if pair.protocol == "moriio":
-        host, port = address(pair.decode.url)
-        params |= {
-            "transfer_id": pair.transfer_id,
-            "remote_host": host,
-            "remote_port": port,
-            "remote_handshake_port": pair.decode.handshake_port,
-            "remote_dp_size": pair.decode.dp_size,
-            "remote_tp_size": pair.decode.tp_size,
-        }
-    return params
+    return {**params, **_moriio_peer(pair.decode, pair)} if pair.protocol == "moriio" else params
 
 
 def _moriio_decode_params(pair: Pair, hand_off: Mapping[str, Any]) -> dict[str, Any]:
-    host, port = address(pair.prefill.url)
-    return {
-        "transfer_id": pair.transfer_id,
-        "remote_engine_id": None,
-        "remote_block_ids": None,
+    """What D needs and a hand-off may lack; in write mode there is none."""
+    params = {"remote_engine_id": None, "remote_block_ids": None}
+    params |= _moriio_peer(pair.prefill, pair)
+    rank = hand_off.get("dp_rank", pair.dp_rank)
+    return params if rank is None else {**params, "remote_dp_rank": rank}
+
+
+def _moriio_peer(peer: Engine, pair: Pair) -> dict[str, Any]:
+    """The other engine, as it registered; and for vLLM's MoRIIO the name of the transfer, which
+    ATOM's P gives itself."""
+    host, port = address(peer.url)
+    params: dict[str, Any] = {
         "remote_host": host,
         "remote_port": port,
-        "remote_handshake_port": pair.prefill.handshake_port,
-        "remote_dp_size": pair.prefill.dp_size,
-        "remote_tp_size": pair.prefill.tp_size,
-        "remote_dp_rank": hand_off.get("dp_rank", pair.dp_rank),
+        "remote_dp_size": peer.dp_size,
+        "remote_tp_size": peer.tp_size,
     }
-
-
-def _fill(params: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-    """What P did not say; what it did say stands."""
-    for name, value in defaults.items():
-        if params.get(name) is None:
-            params[name] = value
+    if peer.handshake_port:
+        params["remote_handshake_port"] = peer.handshake_port
+    if peer.zmq_address:
+        # The message of a transfer's end is told from others by this prefix.
+        params["transfer_id"] = f"tx-{pair.unique}"
+    return params

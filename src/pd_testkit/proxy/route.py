@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from pd_testkit.proxy.conversations import Turn
 from pd_testkit.proxy.instances import Instance
 from pd_testkit.proxy.messages import Call, Response, error
+from pd_testkit.proxy.prompts import Prompt
 from pd_testkit.proxy.protocols import NoHandOff, Pair, decode_body
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ class _PrefillAnswer(msgspec.Struct):
 _prefill_answer = msgspec.json.Decoder(_PrefillAnswer)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """What the client asked."""
 
@@ -37,10 +39,18 @@ class Request:
     """Those that go on to the engines."""
     client_id: str
     """Its ``x-request-id``; empty if it has none."""
+    mode: str
+    """When it came."""
+    tokens: int
+    """Of its prompt, estimated."""
+    key: bytes
+    """A digest of its prompt's beginning, if the policy looks at it."""
+    prompt: Prompt | None
+    """If the mode looks at conversations, and the prompt can be part of one."""
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(slots=True)
+class Attempt:
     """How one attempt at a request goes."""
 
     kind: Kind
@@ -48,78 +58,106 @@ class Plan:
     call: Call
     """The first one."""
     decode: Instance
+    """The one whose answer the client gets."""
+    tokens: int
+    """That the first engine has to prefill, estimated."""
     prefill: Instance | None = None
     pair: Pair | None = None
-    """Of a ``pd``."""
+    """Of a ``pd``, as `prefill` is."""
     decode_headers: Mapping[str, str] = field(default_factory=dict)
+    dp_rank: int | None = None
+    """Of D, where the request shall find it again."""
+    continued: Turn | None = None
+    """The turn of the conversation before this one."""
 
 
 class Route:
-    """One client request under way. It holds its place in the load counts until it is over.
+    """One client request under way. It holds its places in the load counts until it is over.
 
-    It is over once a method has returned a `Response`, or `finished` or `cancelled` was called.
-    Methods are called in the order of events; ``now`` is in seconds and never falls.
+    It is over once a method has returned a `Response`, or `finished` or `cancelled` was called,
+    which may be called again. Methods are called in the order of events; ``now`` is in seconds
+    and never falls.
     """
 
-    def __init__(self, router: Router, request: Request, plan: Plan, now: float) -> None:
+    __slots__ = (
+        "_ahead",
+        "_attempt",
+        "_called_at",
+        "_held",
+        "_over",
+        "_passing",
+        "_request",
+        "_router",
+        "_tried",
+        "_waiting",
+        "call",
+        "retries",
+        "stream",
+    )
+
+    def __init__(self, router: Router, request: Request, attempt: Attempt, now: float) -> None:
         self._router = router
         self._request = request
+        self._tried: list[Instance] = []
+        self._over = False
+        self.retries = 0
         self.stream = request.body.get("stream") is True
         """The client asked for an event stream."""
-        self.retries = 0
-        self._tried: list[Instance] = []
-        self._held: list[Instance] = []
-        self._follow(plan, now)
-
-    def _follow(self, plan: Plan, now: float) -> None:
-        self._plan = plan
-        self.call = plan.call
-        """The one to make now."""
-        self.request_id = plan.request_id
-        self.kind: Kind = plan.kind
         self._called_at = now
-        self._passing = False
-        for instance in (plan.prefill, plan.decode):
-            if instance is not None:
-                instance.in_flight += 1
-                instance.breaker.enter(self)
-                self._held.append(instance)
+        self._ahead = 0
+        self._follow(attempt, now)
+
+    @property
+    def request_id(self) -> str:
+        """The engines'; a retry has another one."""
+        return self._attempt.request_id
+
+    @property
+    def kind(self) -> Kind:
+        """``pd``: P then D. ``direct``: a D alone, on what it has. ``aggregated``: one engine."""
+        return self._attempt.kind
 
     def answered(self, answer: Response, now: float) -> Call | Response:
         """The prefill engine's whole answer is in.
 
-        -> the decode call; or a retry on another P; or what the client gets.
+        -> the decode call; or a retry on another P; or what the client gets. After `cancelled`, if
+        the shell let P go on: the call to make and to drop, or nothing of interest.
         """
-        plan = self._plan
-        assert plan.prefill is not None
-        assert plan.pair is not None
+        attempt = self._attempt
+        prefill, pair = attempt.prefill, attempt.pair
+        assert prefill is not None
+        assert pair is not None
         if 400 <= answer.status < 500:
-            plan.prefill.breaker.succeeded()
-            return self._over(answer)
+            prefill.breaker.succeeded()
+            return self._end(answer)
         if not 200 <= answer.status < 300:
-            return self._failed(plan.prefill, answer, now)
+            return self._retry(prefill, now) or self._end(answer)
         try:
             hand_off = _prefill_answer.decode(answer.body).kv_transfer_params
-            body = decode_body(self._request.body, plan.pair, hand_off)
+            body = decode_body(self._request.body, pair, hand_off)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NoHandOff):
             missing = error(502, "the prefill engine's answer carries no kv_transfer_params")
-            return self._failed(plan.prefill, missing, now)
-        plan.prefill.breaker.succeeded()
-        self._release(plan.prefill)
+            return self._retry(prefill, now) or self._end(missing)
+        prefill.breaker.succeeded()
+        if not self._over:
+            self._release(prefill)
+            self._router.cost.prefill.observe(self._ahead, now - self._called_at)
         self._called_at = now
         self.call = Call(
-            "decode", plan.decode.engine, self._request.path, plan.decode_headers, body
+            "decode", attempt.decode.engine, self._request.path, attempt.decode_headers, body
         )
         return self.call
 
     def lost(self, now: float) -> Call | Response:
         """The connection to the engine broke before anything of its answer was passed on."""
-        return self._failed(self._asked(), error(502, f"the {self.call.leg} engine is gone"), now)
+        return self._retry(self._asked, now) or self._end(
+            error(502, f"the {self.call.leg} engine is gone")
+        )
 
     def silent(self, now: float) -> Call | Response:
-        """The engine sent nothing for the read timeout, nor was anything passed on."""
-        return self._failed(
-            self._asked(), error(504, f"the {self.call.leg} engine does not answer"), now
+        """The engine sent nothing for the read timeout, and nothing was passed on."""
+        return self._retry(self._asked, now) or self._end(
+            error(504, f"the {self.call.leg} engine does not answer")
         )
 
     def started(self, status: int, now: float) -> Call | None:
@@ -128,18 +166,41 @@ class Route:
         None: the shell passes the answer on as it is, and nothing is retried any more.
         A Call: make that instead, and drop this answer.
         """
-        decode = self._plan.decode
-        self._passing = True
+        decode = self._attempt.decode
         if 400 <= status < 500:
             decode.breaker.succeeded()
+        elif not 200 <= status < 300:
+            retry = self._retry(decode, now)
+            if retry is None:
+                self._leave()
+            return retry
+        else:
+            self._passing = True
+            self._remember(now)
         return None
 
     def first_byte(self, now: float) -> None:
         """The first byte of D's body is in."""
+        if not self._passing or self._over:
+            return
+        attempt = self._attempt
+        attempt.decode.breaker.answering(self)
+        self._prefilled()
+        if attempt.kind == "pd":
+            self._router.cost.transfer.observe(self._request.tokens, now - self._called_at)
 
     def finished(self, now: float, ok: bool) -> None:
-        """The client has all of D's answer; or not ``ok``: D's answer broke off."""
-        self._release_all()
+        """D's answer has come to its end; or not ``ok``: it broke off."""
+        if self._over:
+            return
+        decode = self._attempt.decode
+        if self._passing and ok:
+            decode.breaker.succeeded()
+        elif self._passing:
+            decode.breaker.failed(now)
+            if self._request.prompt is not None:
+                self._router.conversations.forget(self._request.prompt)
+        self._leave()
 
     def cancelled(self, now: float) -> Call | None:
         """The client has left.
@@ -147,28 +208,86 @@ class Route:
         A Call: P has answered and D's answer has not begun. Unless it is under way already, make
         it, and drop it once D has it: only D can have P's blocks released.
         """
-        self._release_all()
-        return None
+        if self._over:
+            return None
+        pinned = self.kind == "pd" and self.call.leg == "decode" and not self._passing
+        self._leave()
+        return self.call if pinned else None
 
+    @property
     def _asked(self) -> Instance:
-        plan = self._plan
-        if self.call.leg == "prefill" and plan.prefill is not None:
-            return plan.prefill
-        return plan.decode
+        """The engine of the call that is under way."""
+        prefill = self._attempt.prefill
+        return self._attempt.decode if prefill is None or prefill not in self._held else prefill
 
-    def _failed(self, instance: Instance, answer: Response, now: float) -> Call | Response:
-        instance.breaker.failed(now)
-        return self._over(answer)
+    def _follow(self, attempt: Attempt, now: float) -> None:
+        self._attempt = attempt
+        self.call = attempt.call
+        """The one to make now."""
+        self._called_at = now
+        self._passing = False
+        self._held = [attempt.decode]
+        if attempt.prefill is not None:
+            self._held.append(attempt.prefill)
+        for instance in self._held:
+            instance.in_flight += 1
+            instance.breaker.enter(self)
+        self._waiting: Instance | None = self._held[-1]
+        self._held[-1].queued_tokens += attempt.tokens
+        self._ahead = self._held[-1].queued_tokens
+
+    def _retry(self, failed: Instance, now: float) -> Call | None:
+        """Another attempt, without the engines that have failed; None: there is none."""
+        if self._over:
+            return None
+        failed.breaker.failed(now)
+        if self.retries == self._router.settings.retries:
+            return None
+        self._tried.append(failed)
+        self._release_all()
+        attempt = self._router.attempt(self._request, self._tried, now)
+        if isinstance(attempt, Response):
+            return None
+        self.retries += 1
+        self._follow(attempt, now)
+        return self.call
+
+    def _remember(self, now: float) -> None:
+        """D has the prompt's KV, and shall get the conversation's next turn."""
+        request, attempt = self._request, self._attempt
+        if request.prompt is not None and attempt.kind != "aggregated":
+            self._router.conversations.remember(
+                request.prompt,
+                attempt.decode,
+                attempt.dp_rank,
+                request.tokens,
+                attempt.continued,
+                now,
+            )
+
+    def _prefilled(self) -> None:
+        """The prompt waits no longer."""
+        if self._waiting is not None:
+            self._waiting.queued_tokens -= self._attempt.tokens
+            self._waiting = None
 
     def _release(self, instance: Instance) -> None:
+        if instance is self._waiting:
+            self._prefilled()
         self._held.remove(instance)
         instance.in_flight -= 1
         instance.breaker.leave(self)
 
-    def _over(self, answer: Response) -> Response:
-        self._release_all()
-        return answer
-
     def _release_all(self) -> None:
-        for instance in tuple(self._held):
-            self._release(instance)
+        while self._held:
+            self._release(self._held[-1])
+
+    def _leave(self) -> None:
+        if not self._over:
+            self._over = True
+            self._release_all()
+            self._router.in_flight -= 1
+
+    def _end(self, answer: Response) -> Response:
+        self._leave()
+        return answer

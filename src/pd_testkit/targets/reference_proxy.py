@@ -1,4 +1,4 @@
-"""The reference's proxy, in the contract's words, with scripted engines behind it."""
+"""The proxy's core, in the contract's words, with scripted engines behind it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 from pd_testkit.contract import Call as Seen
 from pd_testkit.contract import Exchange, Instance, Reply, Role
-from pd_testkit.reference.proxy import Call, Engine, Leg, Proxy, Response, Route, address
+from pd_testkit.proxy.instances import Engine, Leg, address
+from pd_testkit.proxy.messages import Call, Response
+from pd_testkit.proxy.route import Route
+from pd_testkit.proxy.router import Router
 
 _LEGS: dict[Role, Leg] = {Role.PRODUCER: "prefill", Role.CONSUMER: "decode"}
 
@@ -33,34 +36,37 @@ _ANSWERS: dict[Leg, dict[str, Any]] = {
 """What an engine says that no clause gave a script."""
 
 
+_NOW = 0.0
+"""Seconds. Whatever the clauses check takes no time."""
+
+
 class ProxyDriver:
     def __init__(self) -> None:
-        self._proxy = Proxy()
+        self._router = Router()
 
     def register(self, instance: Instance) -> bool:
-        return self._proxy.register(
-            Engine(
-                leg=_LEGS[instance.role],
-                url=instance.url,
-                transfer_mode=instance.transfer_mode,
-                dp_size=instance.dp_size,
-                tp_size=instance.tp_size,
-                handshake_port=instance.handshake_port,
-                heartbeat=instance.heartbeat,
-            )
+        engine = Engine(
+            leg=_LEGS[instance.role],
+            url=instance.url,
+            transfer_mode=instance.transfer_mode,
+            dp_size=instance.dp_size,
+            tp_size=instance.tp_size,
+            handshake_port=instance.handshake_port,
+            heartbeat=instance.heartbeat,
         )
+        return self._router.registry.register(engine, _NOW)
 
     def unregister(self, role: Role, url: str) -> None:
-        self._proxy.unregister(_LEGS[role], url)
+        self._router.registry.unregister(_LEGS[role], url)
 
     def instances(self, role: Role) -> tuple[str, ...]:
-        return tuple(engine.url for engine in self._proxy.engines(_LEGS[role]))
+        return tuple(engine.url for engine in self._router.registry.engines(_LEGS[role]))
 
     def address(self, url: str) -> tuple[str, int]:
         return address(url)
 
     def patience(self) -> float:
-        return self._proxy.timeout_s
+        return self._router.settings.read_timeout_s
 
     def send(
         self,
@@ -73,7 +79,7 @@ class ProxyDriver:
     ) -> Exchange:
         lower = {name.lower(): value for name, value in (headers or {}).items()}
         seen: dict[Leg, list[Seen]] = {"prefill": [], "decode": []}
-        route = self._proxy.start(body, path, lower)
+        route = self._router.start(body, path, lower, _NOW)
         response = route if isinstance(route, Response) else _drive(route, prefill, decode, seen)
         return Exchange(
             response.status,
@@ -88,21 +94,24 @@ def _drive(
     route: Route, prefill: Reply | None, decode: Reply | None, seen: dict[Leg, list[Seen]]
 ) -> Response:
     """Carry one request's calls to the scripted engines, until the client has its answer."""
-    seen["prefill"].append(_seen(route.prefill))
-    answer = _answer("prefill", prefill)
-    if answer is None:
-        return route.engine_lost("prefill")
-    step = route.prefill_answered(answer)
-    if isinstance(step, Response):
-        return step
-    seen["decode"].append(_seen(step))
-    answer = _answer("decode", decode)
-    return route.engine_lost("decode") if answer is None else route.decode_answered(answer)
+    step: Call | Response = route.call
+    while isinstance(step, Call):
+        seen[step.leg].append(_seen(step))
+        answer = _answer(step.leg, prefill if step.leg == "prefill" else decode)
+        if answer is None:
+            step = route.lost(_NOW)
+        elif step.leg == "prefill":
+            step = route.answered(answer, _NOW)
+        else:
+            step = route.started(answer.status, _NOW) or answer
+    route.first_byte(_NOW)
+    route.finished(_NOW, ok=True)
+    return step
 
 
 def _seen(call: Call) -> Seen:
     """The call as the engine gets it: through the wire, so that no object is shared."""
-    return Seen(call.url, call.path, json.loads(json.dumps(call.body)), dict(call.headers))
+    return Seen(call.engine.url, call.path, json.loads(json.dumps(call.body)), dict(call.headers))
 
 
 def _answer(leg: Leg, reply: Reply | None) -> Response | None:

@@ -1,0 +1,78 @@
+"""What a request's two ways cost: over P, or straight to D.
+
+Seconds until D has the prompt's KV, for a prompt of ``N`` tokens of which D has ``C`` cached::
+
+    over P:  (Qp + N) * p  +  N * t  +  h
+    direct:  (Qd + N - C) * p / r * (1 + i * R)
+
+    Qp, Qd  prompt tokens that wait for P's, D's prefill, or are in it
+    R       requests on D
+    p       seconds per token of P's prefill
+    t       seconds per token of the transfer: bytes of KV per token / bytes per second
+    h       seconds of the way over P on top (`Settings.hop_s`)
+    r       D's prefill rate as a share of P's (`Settings.decode_prefill_ratio`)
+    i       the delay of a prefill on D per request there (`Settings.decode_interference`)
+
+``p`` and ``t`` are measured, as the proxy sees them: P's answer took ``(Qp + N) * p``; D's first
+byte took ``N * t``, its own waiting and its first step included. D's rate is not measured but
+tied to P's: a D that once seemed slow would get no direct turn any more to show that it is not.
+``N`` and ``C`` are estimates by the prompt's length. Both ways end in the same decode, which is
+left out.
+"""
+
+from __future__ import annotations
+
+from pd_testkit.proxy.settings import Settings
+
+_PRIOR_TOKENS = 1000.0
+_KEPT = 0.9
+
+
+class Pace:
+    """Seconds per token, over the samples of late: each counts 0.9 times as much as the next one,
+    and as much as it has tokens.
+
+    Args:
+        seconds_per_token: before the first sample; weighs as much as one of 1000 tokens.
+    """
+
+    def __init__(self, seconds_per_token: float) -> None:
+        self._tokens = _PRIOR_TOKENS
+        self._seconds = _PRIOR_TOKENS * seconds_per_token
+
+    @property
+    def seconds_per_token(self) -> float:
+        return self._seconds / self._tokens
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """So many tokens took so long."""
+        self._tokens = self._tokens * _KEPT + tokens
+        self._seconds = self._seconds * _KEPT + seconds
+
+
+class CostModel:
+    """The formula above, with what was measured so far."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.prefill = Pace(1 / settings.prefill_tokens_per_s)
+        self.transfer = Pace(settings.kv_bytes_per_token / settings.transfer_bytes_per_s)
+
+    @property
+    def transfer_bytes_per_s(self) -> float:
+        """As measured; inf where transfers take no time."""
+        pace = self.transfer.seconds_per_token
+        return self._settings.kv_bytes_per_token / pace if pace else float("inf")
+
+    def over_prefill_s(self, tokens: int, queued: int) -> float:
+        """Seconds by way of a P on which ``queued`` tokens wait."""
+        return (
+            (queued + tokens) * self.prefill.seconds_per_token
+            + tokens * self.transfer.seconds_per_token
+            + self._settings.hop_s
+        )
+
+    def direct_s(self, new_tokens: int, queued: int, requests: int) -> float:
+        """Seconds on a D with so many requests, on which ``queued`` tokens wait."""
+        pace = self.prefill.seconds_per_token / self._settings.decode_prefill_ratio
+        return (queued + new_tokens) * pace * (1 + self._settings.decode_interference * requests)
