@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pd_testkit.contract import EngineSpec, Target, Unit
+from pd_testkit.contract import EngineSpec, Target, Unit, WorkerSpec
 from pd_testkit.targets.atom import checkout
 from pd_testkit.targets.atom.aggregator import AggregatorDriver
 from pd_testkit.targets.atom.engine import EngineSchedulerDriver
 from pd_testkit.targets.atom.known_failures import failures_of
 from pd_testkit.targets.atom.metadata import MetadataDriver
+from pd_testkit.targets.atom.pair import PairDriver
 from pd_testkit.targets.atom.proxy import Networks, ProxyDriver
 from pd_testkit.targets.atom.scheduler import SchedulerSideDriver
 from pd_testkit.targets.atom.server import ServerDriver
@@ -20,6 +22,7 @@ from pd_testkit.targets.atom.versions import DISAGGREGATION, detect
 
 if TYPE_CHECKING:
     from pd_testkit.contract import drivers
+    from pd_testkit.fabric import Fabric
 
 __all__ = ["AtomTarget", "target"]
 
@@ -59,7 +62,7 @@ class AtomTarget(Target):
             modules.append(f"{DISAGGREGATION}.proxy")
         if self.capabilities.abort:
             modules.append("atom.model_engine.engine_utility")
-        self._open.enter_context(
+        self._stubs = self._open.enter_context(
             checkout.imported(self._package, self._version.stubs, tuple(modules))
         )
 
@@ -83,6 +86,16 @@ class AtomTarget(Target):
 
     def transfer(self) -> drivers.Transfer:
         return TransferDriver(self._version)
+
+    def pair(
+        self,
+        prefill: Sequence[WorkerSpec],
+        decode: WorkerSpec,
+        *,
+        mode: str = "read",
+        fabric: Fabric | None = None,
+    ) -> drivers.Pair:
+        return PairDriver(self._version, self._stubs, prefill, decode, mode, fabric)
 
     def server(self) -> drivers.Server:
         return ServerDriver()

@@ -17,6 +17,8 @@ _DRIVEN = {
     Unit.ENGINE,
     Unit.PROXY,
     Unit.TRANSFER,
+    Unit.HANDSHAKE,
+    Unit.PAIR,
     Unit.SERVER,
 }
 _PROXY_UNITS = {Unit.PROXY, Unit.DISCOVERY, Unit.FLOW}
@@ -67,6 +69,8 @@ _COMMON = Capabilities(
     prefix_cache=True,
     transfer_ids=True,
     save=True,
+    fabric=True,
+    head_replication=True,
 )
 
 _PR253 = Version(
