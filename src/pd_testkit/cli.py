@@ -1,4 +1,4 @@
-"""``pd-testkit``: the contract and the stubs from the command line."""
+"""``pd-testkit``: the contract, the stubs and the proxy from the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ import click
 import pd_testkit
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Imports the proxy, with its event loop and sockets, only where it is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), "proxy"])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name != "proxy":
+            return super().get_command(context, name)
+        from pd_testkit.proxy.command import proxy
+
+        return proxy
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(pd_testkit.__version__, prog_name="pd-testkit")
 def main() -> None:
     """Proves a prefill/decode disaggregated serving stack right, on a plain CPU.

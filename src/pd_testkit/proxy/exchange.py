@@ -1,0 +1,379 @@
+"""One client's request on its way over the engines, and their answer on its way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pd_testkit.proxy import framing
+from pd_testkit.proxy.downstream import ClientConnection, Request
+from pd_testkit.proxy.messages import Call, Response, error
+from pd_testkit.proxy.route import Route
+from pd_testkit.proxy.upstream import Connection, Head
+
+if TYPE_CHECKING:
+    from pd_testkit.proxy.server import ProxyServer
+
+MAX_PREFILL_ANSWER_BYTES = 64 * 2**20
+"""P's answer is one token and the hand-off; one that is larger than this is given up."""
+HOLD_BYTES = 1024 * 1024
+"""An answer that is no stream and gives a length up to this is sent when it is whole: one write,
+and an engine that dies over it is a clean error."""
+FAREWELL_S = 2.0
+"""A client left before D answered. D keeps its call for so long, or until it answers: closed at
+once, it might never have been read, and then nobody tells P that its blocks are free."""
+KEPT_FIELDS = ("retry-after", "www-authenticate")
+"""Of an engine's header fields, besides the content's."""
+
+Retry = Callable[[float], Call | Response]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Exchange:
+    """Carries out what a `Route` says. Works for a client's connection, and is the sink of the
+    engines' answers."""
+
+    __slots__ = (
+        "_body",
+        "_call",
+        "_called_at",
+        "_chunked",
+        "_client",
+        "_connection",
+        "_decode",
+        "_ended",
+        "_first_at",
+        "_head",
+        "_last_at",
+        "_passed",
+        "_passing",
+        "_prefill",
+        "_prefill_s",
+        "_request",
+        "_route",
+        "_server",
+        "_size",
+        "_started_at",
+    )
+
+    def __init__(
+        self,
+        server: ProxyServer,
+        client: ClientConnection,
+        request: Request,
+        route: Route,
+        now: float,
+    ) -> None:
+        self._server = server
+        self._client = client
+        self._request = request
+        self._route = route
+        self._started_at = now
+        self._connection: Connection | None = None
+        self._head: Head | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+        self._passing = False
+        """The client has the head of D's answer."""
+        self._chunked = False
+        self._passed = 0
+        """Bytes of the body that the client has."""
+        self._prefill = self._decode = ""
+        self._prefill_s: float | None = None
+        self._first_at: float | None = None
+        self._last_at = now
+        self._ended = False
+        self._make(route.call, now)
+
+    # As the sink of an engine's answer
+
+    def received(self, head: Head | None, body: bytes, done: bool) -> None:
+        try:
+            self._received(head, body, done, self._server.now())
+        except Exception as problem:
+            self._server.defect(problem, self._request.path)
+            self._give_up(500, "the proxy failed", self._server.now())
+
+    def _received(self, head: Head | None, body: bytes, done: bool, now: float) -> None:
+        if self._passing:
+            self._pass(body, done, now)
+            return
+        prefill = self._call.leg == "prefill"
+        if head is not None:
+            self._head = head
+            if not prefill:
+                following = self._route.started(head.status, now)
+                if following is not None:
+                    self._retry(following, now)
+                    return
+        assert self._head is not None
+        if body:
+            self._body.append(body)
+            self._size += len(body)
+            if not prefill:
+                self._first_byte(now)
+        if prefill:
+            if done:
+                self._prefilled(now)
+            elif self._size > MAX_PREFILL_ANSWER_BYTES:
+                self._retry(self._route.lost(now), now)
+        elif done:
+            self._send_whole(now)
+        elif not self._held():
+            self._begin(now)
+
+    def lost(self) -> None:
+        self._broken(502, "the engine's connection broke", self._route.lost)
+
+    def silent(self) -> None:
+        self._broken(504, "the engine sent nothing for too long", self._route.silent)
+
+    # As the work for a client
+
+    def left(self) -> None:
+        if self._ended:
+            return
+        now = self._server.now()
+        connection, self._connection = self._connection, None
+        untold = self._route.cancelled(now)
+        if connection is not None and (untold is None or self._call.leg == "prefill"):
+            connection.cancel()
+            connection = None
+        if untold is not None:
+            if connection is None:
+                connection = self._send(untold)
+            connection.hand_over(Farewell(connection), now + FAREWELL_S)
+        self._end("cancelled", 499, now)
+
+    def pause(self) -> None:
+        if self._connection is not None and self._passing:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None and self._passing:
+            self._connection.resume()
+
+    def abandon(self) -> None:
+        """The proxy stops before the answer is whole."""
+        self._give_up(503, "the proxy was stopped", self._server.now())
+
+    # On the way there
+
+    def _make(self, call: Call, now: float) -> None:
+        self._call = call
+        self._called_at = now
+        self._head = None
+        self._body.clear()
+        self._size = 0
+        if call.leg == "prefill":
+            self._prefill, self._decode = call.engine.url, ""
+        else:
+            self._decode = call.engine.url
+        self._connection = self._send(call)
+
+    def _send(self, call: Call) -> Connection:
+        return self._server.pool.send(
+            call.engine.url, call.path, call.headers, _encode(call.body), self
+        )
+
+    def _follow(self, following: Call | Response, now: float) -> None:
+        if isinstance(following, Call):
+            self._make(following, now)
+        else:
+            self._answer(following, now)
+
+    def _retry(self, following: Call | Response, now: float) -> None:
+        if self._connection is not None:
+            self._connection.cancel()
+            self._connection = None
+        self._follow(following, now)
+
+    def _prefilled(self, now: float) -> None:
+        """P's answer is whole."""
+        assert self._head is not None
+        self._connection = None
+        self._prefill_s = now - self._called_at
+        self._follow(self._route.answered(self._response(self._head), now), now)
+
+    def _response(self, head: Head) -> Response:
+        return Response(
+            head.status,
+            b"".join(self._body),
+            head.headers.get("content-type", ""),
+            {name: head.headers[name] for name in KEPT_FIELDS if name in head.headers},
+        )
+
+    # On the way back
+
+    def _held(self) -> bool:
+        """D's answer is sent when it is whole."""
+        assert self._head is not None
+        length = int(self._head.headers.get("content-length", HOLD_BYTES + 1))
+        return length <= HOLD_BYTES and not self._head.is_event_stream
+
+    def _send_whole(self, now: float) -> None:
+        """D's answer came whole before any of it was passed on."""
+        assert self._head is not None
+        self._connection = None
+        response = self._response(self._head)
+        self._passed = len(response.body)
+        self._route.finished(now, ok=True)
+        self._end(_outcome(response.status), response.status, now)
+        self._client.respond(response)
+
+    def _begin(self, now: float) -> None:
+        """Pass on the head and what is there of the body."""
+        assert self._head is not None
+        self._passing = True
+        fields = self._head.headers
+        length = fields.get("content-length")
+        self._chunked = length is None and not self._request.http10
+        if length is None and not self._chunked:
+            self._request.keep_alive = False  # the end of the connection is that of the body
+        head = framing.response_head(
+            self._head.status,
+            fields.get("content-type", ""),
+            None if length is None else int(length),
+            chunked=self._chunked,
+            close=not self._request.keep_alive,
+            extra={name: fields[name] for name in KEPT_FIELDS if name in fields},
+        )
+        body = b"".join(self._body)
+        self._body.clear()
+        self._client.send(head + self._framed(body))
+
+    def _pass(self, body: bytes, done: bool, now: float) -> None:
+        if body and self._first_at is None:
+            self._first_byte(now)
+        elif body:
+            self._server.metrics.inter_token.observe(now - self._last_at)
+            self._last_at = now
+        data = self._framed(body)
+        if not done:
+            self._client.send(data)
+            return
+        assert self._head is not None
+        self._connection = None
+        self._route.finished(now, ok=True)
+        self._end(_outcome(self._head.status), self._head.status, now)
+        if self._chunked:
+            data += framing.LAST_CHUNK
+        if data:
+            self._client.send(data)
+        self._client.end()
+
+    def _framed(self, body: bytes) -> bytes:
+        self._passed += len(body)
+        return framing.chunk(body) if self._chunked and body else body
+
+    def _first_byte(self, now: float) -> None:
+        if self._first_at is None:
+            self._first_at = self._last_at = now
+            self._route.first_byte(now)
+
+    # Ends
+
+    def _broken(self, status: int, message: str, retry: Retry) -> None:
+        now = self._server.now()
+        self._connection = None
+        if self._call.leg != "prefill" and self._head is not None:
+            self._give_up(status, message, now)  # it was started: nothing is retried
+        else:
+            self._follow(retry(now), now)
+
+    def _give_up(self, status: int, message: str, now: float) -> None:
+        """No further attempt: an error, in the stream if it has begun."""
+        if self._connection is not None:
+            self._connection.cancel()
+            self._connection = None
+        if self._ended:
+            return
+        refusal = error(status, message)
+        if not self._passing:
+            self._answer(refusal, now)
+            return
+        assert self._head is not None
+        self._route.finished(now, ok=False)
+        self._end("broken", self._head.status, now)
+        if self._head.is_event_stream:
+            self._client.send(self._framed(framing.event(refusal.body)))
+        self._client.cut()
+
+    def _answer(self, response: Response, now: float) -> None:
+        """What the router says in place of D's answer."""
+        self._route.finished(now, ok=False)
+        self._end(_outcome(response.status), response.status, now)
+        self._client.respond(response)
+
+    def _end(self, outcome: str, status: int, now: float) -> None:
+        self._ended = True
+        route, server = self._route, self._server
+        first_s = None if self._first_at is None else self._first_at - self._started_at
+        decode_s = None if self._first_at is None else now - self._called_at
+        wait_s = None
+        if route.stream and self._first_at is not None:
+            wait_s = self._first_at - self._called_at
+            decode_s = now - self._first_at
+        server.metrics.ended(
+            route.kind,
+            outcome,
+            total_s=now - self._started_at,
+            prefill_s=self._prefill_s,
+            first_s=first_s if route.stream else None,
+            wait_s=wait_s,
+            decode_s=decode_s,
+            retries=route.retries,
+        )
+        server.ended(
+            self,
+            {
+                "request_id": route.request_id,
+                "path": self._request.path,
+                "kind": route.kind,
+                "stream": route.stream,
+                "prefill": self._prefill,
+                "decode": self._decode,
+                "outcome": outcome,
+                "status": status,
+                "retries": route.retries,
+                "bytes": self._passed,
+                "total_ms": _ms(now - self._started_at),
+                "prefill_ms": _ms(self._prefill_s),
+                "first_ms": _ms(first_s),
+                "decode_ms": _ms(decode_s),
+            },
+        )
+
+
+class Farewell:
+    """Sink of a call whose client has left: the connection is closed once D has answered."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def received(self, head: Head | None, body: bytes, done: bool) -> None:
+        if not done:
+            self._connection.cancel()
+
+    def lost(self) -> None:
+        """D is gone, or `FAREWELL_S` are over; nothing more can be done for P."""
+
+    silent = lost
+
+
+def _outcome(status: int) -> str:
+    """For metrics and logs."""
+    if status < 400:
+        return "ok"
+    if status < 500:
+        return "refused"
+    return "failed"
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 3)
