@@ -9,8 +9,9 @@ A message is one msgpack map. Three kinds are read:
   ``host:port`` (P2P NCCL) or ``host:HOST,handshake:PORT,notify:PORT`` (MoRI-IO).
 * a goodbye, our own: ``{type: "goodbye", role: "P" | "D", request_address}``.
 
-``protocol`` may be named in both registrations where the form alone would tell another one. Keys
-that are not known are passed over: engines add such as their routers learn to read them.
+Both registrations may name a ``protocol``, of `settings.PROTOCOLS`, and vLLM's form the sizes and
+the mode, too. Keys that are not known are passed over: engines add some as their own routers learn
+to read them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from pd_testkit.proxy.settings import PROTOCOLS
 MAX_BYTES = 8192
 """A message may have. Real ones have 80 to 250."""
 
-_LEGS: dict[str, Leg] = {"P": "prefill", "D": "decode"}
 _PATHS = ("", "/", "/v1/completions", "/v1/chat/completions")
 """What may follow an engine's address: the proxy appends the client's path itself."""
 
@@ -59,7 +59,7 @@ _Address = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Word = Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,32}$")]
-_Protocol = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(PROTOCOLS)})$")]
+_Protocol = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(PROTOCOLS)})?$")]
 _Index = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,18}$")] | Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -71,7 +71,7 @@ class _Register(msgspec.Struct, tag_field="type", tag="register"):
     dp_size: _Size = 1
     tp_size: _Size = 1
     transfer_mode: _Word = "read"
-    protocol: _Protocol = "moriio"
+    protocol: _Protocol = ""
 
 
 class _Hello(_Register, tag_field="type", tag="HELLO"):
@@ -84,7 +84,7 @@ class _Prefill(msgspec.Struct, tag_field="type", tag="P"):
     dp_size: _Size = 1
     tp_size: _Size = 1
     transfer_mode: _Word = "read"
-    protocol: _Protocol | None = None
+    protocol: _Protocol = ""
 
 
 class _Decode(_Prefill, tag_field="type", tag="D"):
@@ -115,9 +115,9 @@ def parse(raw: bytes) -> Engine | Goodbye:
         return _vllm(message)
     url = engine_url(message.request_address)
     if isinstance(message, _Goodbye):
-        return Goodbye(_LEGS[message.role], url)
+        return Goodbye(_leg(message.role), url)
     return Engine(
-        _LEGS[message.role],
+        _leg(message.role),
         url,
         protocol=message.protocol,
         transfer_mode=message.transfer_mode.lower(),
@@ -149,7 +149,7 @@ def pack(message: Engine | Goodbye) -> bytes:
                 message.dp_size,
                 message.tp_size,
                 message.transfer_mode,
-                message.protocol or None,
+                message.protocol,
             )
         )
     return msgspec.msgpack.encode(
@@ -161,7 +161,7 @@ def pack(message: Engine | Goodbye) -> bytes:
             message.dp_size,
             message.tp_size,
             message.transfer_mode,
-            message.protocol or "moriio",
+            message.protocol,
         )
     )
 
@@ -187,6 +187,10 @@ def engine_url(address: str) -> str:
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def _leg(role: _Role) -> Leg:
+    return "prefill" if role == "P" else "decode"
+
+
 def _vllm(message: _Prefill) -> Engine:
     moriio = _MORIIO.fullmatch(message.zmq_address)
     if moriio is None:
@@ -196,7 +200,7 @@ def _vllm(message: _Prefill) -> Engine:
     return Engine(
         "decode" if isinstance(message, _Decode) else "prefill",
         engine_url(f"http://{message.http_address}"),
-        protocol=message.protocol or ("moriio" if moriio else "p2p_nccl"),
+        protocol=message.protocol,
         transfer_mode=message.transfer_mode.lower(),
         dp_size=message.dp_size,
         tp_size=message.tp_size,
@@ -206,7 +210,7 @@ def _vllm(message: _Prefill) -> Engine:
 
 
 def _is_host(host: str) -> bool:
-    """A name or an address of one machine; digits and dots alone are an IPv4 address."""
+    """Of one machine: a name or an address. Digits and dots alone are an IPv4 address."""
     numeric = ":" in host or not host.strip("0123456789.")
     if not numeric:
         return len(host) <= 253 and _HOST.fullmatch(host.lower()) is not None

@@ -242,7 +242,8 @@ class DiscoverySuite(Suite):
     def test_an_impossible_address_is_refused(self, make, peers, forms):
         for form in forms:
             addresses = ["", ":8000", "10.0.0.1", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:65536"]
-            addresses += ["10.0.0.1:-1", "10.0.0.1:http", "no address", "10.0.0.1:80 0", "[::1:80"]
+            addresses += ["10.0.0.1:-1", "10.0.0.1:http", "10.0.0.1:80 0", "10.0.0.256:8000"]
+            addresses += ["no address", "[::1:80"]
             _refused(make(), peers, form, [], *(packed(form.at(each)) for each in addresses))
 
     @clause("DSC-019")
@@ -287,8 +288,10 @@ class DiscoverySuite(Suite):
     def test_a_megabyte_of_garbage_is_refused(self, make, peers, forms, pd_seed):
         rng = random.Random(pd_seed)
         for form in forms:
-            long = form.at(f"{'a' * 2**20}:8000")
-            _refused(make(), peers, form, [], b"\xc1" + rng.randbytes(2**20), packed(long))
+            sizes = (2**14, 2**20)
+            garbage = [b"\xc1" + rng.randbytes(size) for size in sizes]
+            garbage += [packed(form.at(f"{'a' * size}:8000")) for size in sizes]
+            _refused(make(), peers, form, [], *garbage)
 
     @clause("DSC-025")
     def test_deep_nesting_does_no_harm(self, make, peers, forms):
@@ -341,9 +344,11 @@ class DiscoverySuite(Suite):
             discovery = make()
             for number in range(8):
                 peer = peers.new(discovery)
-                peer.send(form(P, number))
+                # It is gone by the time at which the last of these are answered.
+                peer.send(form(P, number), *(form(D, number, beat) for beat in range(100)))
                 peer.vanish()
             assert known(discovery, P, range(8)), "some that vanished are not known"
+            assert known(discovery, D, range(8)), "some that vanished are not known"
             _lives_on(discovery, peers, peers.new(discovery), form)
 
 

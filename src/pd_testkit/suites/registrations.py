@@ -110,7 +110,7 @@ class Peer:
 
     def vanish(self) -> None:
         """Go as soon as what was sent is on its way; no answer is read."""
-        self._dealer.close(linger=int(DEADLINE_S * 1000))
+        self._dealer.close(linger=5000)
 
 
 class Peers:
@@ -154,12 +154,16 @@ def register(
     It registers again from time to time, as engines do: what was on its way is lost when the
     listener cuts the connection.
     """
+    other = Role.CONSUMER if role is Role.PRODUCER else Role.PRODUCER
+    before = discovery.instances(other)
     deadline = time.monotonic() + DEADLINE_S
     while True:
         peer.send(form(role, number, heartbeat))
         if known(discovery, role, [number], _HEARTBEAT_S):
             return
         heartbeat += 1
+        now = discovery.instances(other)
+        assert now == before, f"instance {number} registers as {role}, and {now} are {other}s now"
         assert time.monotonic() < deadline, (
             f"instance {number} registers for {DEADLINE_S} s and is not known: the listener is "
             f"dead, or does not hear it"

@@ -128,8 +128,8 @@ _REFUSED = (
     ),
     _clause(
         "018",
-        "A registration whose address has no host or no possible port makes nothing known, and "
-        "the listener lives on.",
+        "A registration whose address has no possible host or port makes nothing known, and the "
+        "listener lives on.",
         "Every n-th request fails on an address that nobody can connect to.",
     ),
     _clause(
@@ -164,7 +164,7 @@ _REFUSED = (
     ),
     _clause(
         "024",
-        "A megabyte of garbage makes nothing known, and the listener lives on.",
+        "Garbage of up to a megabyte makes nothing known, and the listener lives on.",
         "Whoever reaches the port can end discovery with one message.",
     ),
     _clause(
@@ -193,7 +193,7 @@ _MANY = (
     ),
     _clause(
         "029",
-        "A peer that is gone as soon as it has registered is known, and the listener lives on.",
+        "The registrations of a peer that is gone at once are taken, and the listener lives on.",
         "The answer to a peer that cannot take it blocks the thread, or ends it.",
         "sgl-project/sglang#31144",
     ),
