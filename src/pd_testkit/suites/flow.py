@@ -1,12 +1,51 @@
-"""The proxy as a server, with real engines behind it."""
+"""The proxy as a server, with real P and D engines behind it on loopback sockets."""
 
 from __future__ import annotations
 
-from pd_testkit.contract import Unit
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pd_testkit.contract import ProxyOptions, Unit
 from pd_testkit.suites.base import Suite
+from pd_testkit.suites.flow_client import Client
+from pd_testkit.suites.flow_connections import Connections
+from pd_testkit.suites.flow_crowd import Crowd
+from pd_testkit.suites.flow_departures import Departures
+from pd_testkit.suites.flow_engines import Engine, Engines
+from pd_testkit.suites.flow_failures import Failures
+from pd_testkit.suites.flow_legs import Legs
+from pd_testkit.suites.flow_mistakes import Mistakes
+from pd_testkit.suites.flow_streams import Streams
 
 
-class FlowSuite(Suite):
+class FlowSuite(Legs, Streams, Failures, Departures, Mistakes, Connections, Crowd, Suite):
     """The proxy as a server, with real engines behind it."""
 
     unit = Unit.FLOW
+
+    @pytest.fixture
+    def engines(self) -> Iterator[Engines]:
+        """The engines that the test asks for, and who holds which blocks."""
+        made = Engines()
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def serve(self, engines: Engines, make: Callable[..., Any]) -> Iterator[Callable[..., Client]]:
+        """``serve(*engines, **options)``: a proxy in front of them, and a client of it.
+
+        One per test: an implementation may keep what it knows in a module.
+        """
+        clients: list[Client] = []
+
+        def start(*behind: Engine, **options: Any) -> Client:
+            instances = [engine.instance for engine in behind]
+            client = Client(make(instances, ProxyOptions(**options)))
+            clients.append(client)
+            return client
+
+        yield start
+        for client in clients:
+            client.close()

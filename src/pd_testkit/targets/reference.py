@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pd_testkit.contract import EngineSpec, WorkerSpec, drivers
+    from pd_testkit.contract import EngineSpec, Instance, ProxyOptions, WorkerSpec, drivers
     from pd_testkit.fabric import Fabric
     from pd_testkit.targets.reference_workers import Pool
 
@@ -31,6 +31,7 @@ class ReferenceTarget(Target):
         Unit.WORKERS,
         Unit.DISCOVERY,
         Unit.SERVER,
+        Unit.FLOW,
     )
     capabilities = Capabilities(
         read_mode=True,
@@ -135,6 +136,13 @@ class ReferenceTarget(Target):
         from pd_testkit.targets.reference_server import ServerDriver
 
         return ServerDriver()
+
+    def proxy_server(
+        self, instances: Sequence[Instance], options: ProxyOptions
+    ) -> drivers.ProxyServer:
+        from pd_testkit.targets.reference_flow import ProxyServerDriver
+
+        return ProxyServerDriver(instances, options)
 
 
 def target(source: Path | None = None) -> Target:

@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pd_testkit.contract import EngineSpec, Target, Unit, WorkerSpec
+from pd_testkit.contract import EngineSpec, Instance, ProxyOptions, Target, Unit, WorkerSpec
 from pd_testkit.targets.atom import checkout
 from pd_testkit.targets.atom.aggregator import AggregatorDriver
+from pd_testkit.targets.atom.discovery import DiscoveryDriver
 from pd_testkit.targets.atom.engine import EngineSchedulerDriver
+from pd_testkit.targets.atom.flow import ProxyServerDriver
 from pd_testkit.targets.atom.known_failures import failures_of
 from pd_testkit.targets.atom.metadata import MetadataDriver
 from pd_testkit.targets.atom.pair import PairDriver
@@ -19,6 +21,7 @@ from pd_testkit.targets.atom.scheduler import SchedulerSideDriver
 from pd_testkit.targets.atom.server import ServerDriver
 from pd_testkit.targets.atom.transfer import TransferDriver
 from pd_testkit.targets.atom.versions import DISAGGREGATION, detect
+from pd_testkit.targets.atom.workers import Pool, WorkerGroupDriver
 
 if TYPE_CHECKING:
     from pd_testkit.contract import drivers
@@ -37,6 +40,7 @@ class AtomTarget(Target):
         self._version = detect(package)
         self._open = ExitStack()
         self._networks = Networks()
+        self._workers = Pool()
         self.units = self._version.units
         self.capabilities = self._version.capabilities
         self.known_failures = failures_of(self._version)
@@ -67,6 +71,7 @@ class AtomTarget(Target):
         )
 
     def close(self) -> None:
+        self._workers.close()
         self._open.close()
 
     def aggregator(self, *, world_size: int, expected: int | None = None) -> drivers.Aggregator:
@@ -87,6 +92,12 @@ class AtomTarget(Target):
     def transfer(self) -> drivers.Transfer:
         return TransferDriver(self._version)
 
+    def worker_group(self, size: int) -> drivers.WorkerGroup:
+        return WorkerGroupDriver(self._workers, size)
+
+    def discovery(self) -> drivers.Discovery:
+        return DiscoveryDriver()
+
     def pair(
         self,
         prefill: Sequence[WorkerSpec],
@@ -99,6 +110,12 @@ class AtomTarget(Target):
 
     def server(self) -> drivers.Server:
         return ServerDriver()
+
+    def proxy_server(
+        self, instances: Sequence[Instance], options: ProxyOptions
+    ) -> drivers.ProxyServer:
+        # It has no options.
+        return ProxyServerDriver(instances)
 
 
 def target(source: Path | None) -> Target:

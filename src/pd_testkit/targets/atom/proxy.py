@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from pd_testkit.contract import Call, Exchange, Instance, Reply, Role, TargetError
 from pd_testkit.targets.atom.asgi import ask
 from pd_testkit.targets.atom.network import Network, Received
-
-_PATH = "/v1/completions"
-"""What a worker appends to its address when it registers."""
+from pd_testkit.targets.atom.proxy_state import PATH, fresh, register, sessions_left_open
 
 _ANSWERS: dict[Role, dict[str, Any]] = {
     Role.PRODUCER: {
@@ -70,31 +66,16 @@ class ProxyDriver:
         self._networks = networks
         self._network = networks.take()
         self._instances: dict[str, Instance] = {}
-        proxy.logger.addFilter(_without_frames)
-        self._forget()
+        self._open = ExitStack()
+        self._open.enter_context(fresh(proxy))
 
     def close(self) -> None:
-        self._forget()
-        self._proxy.logger.removeFilter(_without_frames)
+        self._open.close()
         self._networks.give_back()
 
     def register(self, instance: Instance) -> bool:
-        # The message of a worker's ping, given on as _listen_for_register does.
-        producer = instance.role is Role.PRODUCER
-        message = {
-            "type": "register",
-            "role": "P" if producer else "D",
-            "index": str(instance.heartbeat),
-            "request_address": instance.url + _PATH,
-            "handshake_port": instance.handshake_port,
-            "dp_size": instance.dp_size,
-            "tp_size": instance.tp_size,
-            "transfer_mode": instance.transfer_mode,
-        }
         self._instances[instance.url.partition("://")[2]] = instance
-        with self._proxy._list_lock:
-            known = self._proxy.prefill_instances if producer else self._proxy.decode_instances
-            return bool(self._proxy._append_whole_dict_unique(known, message))
+        return register(self._proxy, instance)
 
     def unregister(self, role: Role, url: str) -> None:
         raise TargetError("an instance cannot leave ATOM's proxy")
@@ -103,7 +84,7 @@ class ProxyDriver:
         known = (
             self._proxy.prefill_instances if role is Role.PRODUCER else self._proxy.decode_instances
         )
-        return tuple(message["request_address"].removesuffix(_PATH) for message in known)
+        return tuple(message["request_address"].removesuffix(PATH) for message in known)
 
     def address(self, url: str) -> tuple[str, int]:
         host, port = self._proxy._extract_ip_port(url)
@@ -117,15 +98,15 @@ class ProxyDriver:
             if not self.instances(role):
                 self.register(Instance(role, url))
         self._network.answer = lambda received: None
-        work = ask(self._proxy.app, _PATH, {}, b'{"prompt": "a", "max_tokens": 2}')
-        with _sessions_left_open():
+        work = ask(self._proxy.app, PATH, {}, b'{"prompt": "a", "max_tokens": 2}')
+        with sessions_left_open():
             return self._network.patience(work)
 
     def send(
         self,
         body: Mapping[str, Any] | bytes,
         *,
-        path: str = _PATH,
+        path: str = PATH,
         headers: Mapping[str, str] | None = None,
         prefill: Reply | None = None,
         decode: Reply | None = None,
@@ -145,7 +126,7 @@ class ProxyDriver:
 
         self._network.answer = answer
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        with _sessions_left_open():
+        with sessions_left_open():
             status, seen, content = self._network.run(
                 ask(self._proxy.app, path, headers or {}, raw)
             )
@@ -156,30 +137,3 @@ class ProxyDriver:
             tuple(calls[Role.CONSUMER]),
             headers=seen,
         )
-
-    def _forget(self) -> None:
-        """As in a new process."""
-        self._proxy.prefill_instances.clear()
-        self._proxy.decode_instances.clear()
-        self._proxy.request_nums = 0
-        self._proxy.TRANSFER_TYPE = None
-
-
-@contextmanager
-def _sessions_left_open() -> Iterator[None]:
-    """The proxy leaves its client session open when D cannot be reached: this drops it unheard.
-
-    It would be heard of at some later time otherwise, by whichever test runs then.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-
-
-def _without_frames(record: logging.LogRecord) -> bool:
-    """Keeps the text of a logged exception, and not its frames: they hold what ATOM left open."""
-    if record.exc_info:
-        record.exc_text = logging.Formatter().formatException(record.exc_info)
-        record.exc_info = None
-        record.msg, record.args = record.getMessage(), None
-    return True

@@ -19,7 +19,10 @@ _DRIVEN = {
     Unit.TRANSFER,
     Unit.HANDSHAKE,
     Unit.PAIR,
+    Unit.WORKERS,
+    Unit.DISCOVERY,
     Unit.SERVER,
+    Unit.FLOW,
 }
 _PROXY_UNITS = {Unit.PROXY, Unit.DISCOVERY, Unit.FLOW}
 
@@ -135,6 +138,7 @@ def detect(package: Path) -> Version:
         ),
         "choices": _defines(package, "atom.entrypoints.openai.protocol", "CompletionRequest", "n"),
         "transfer_modes": has_proxy,
+        "registration_hello": has_proxy,
     }
     return replace(known, capabilities=replace(known.capabilities, **defines), has_proxy=has_proxy)
 

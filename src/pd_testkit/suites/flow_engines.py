@@ -1,0 +1,388 @@
+"""P and D engines behind a proxy: HTTP servers on the loopback, all served by one thread.
+
+They say what a test's scripts say, keep what they were asked, and notice when whoever asked has
+gone. P hands out blocks and D fetches them (`pd_testkit.suites.flow_ledger`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import queue
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pd_testkit.contract import Instance, Role
+from pd_testkit.suites.flow_ledger import PATIENCE_S, Ledger
+from pd_testkit.suites.flow_script import (
+    DONE,
+    Answer,
+    Framing,
+    Gate,
+    event,
+    prompt_of,
+    stream,
+    whole,
+)
+
+_T = TypeVar("_T")
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(eq=False)
+class Received:
+    """A request as an engine got it."""
+
+    engine: Engine
+    method: str
+    path: str
+    headers: Headers
+    """Names in lower case, in the order in which they came."""
+    raw: bytes
+    connection: int
+    """Which of the engine's connections it came by."""
+    turn: int
+    """Its place in the order of all that the engines saw and said."""
+    hand_off: dict[str, Any] = field(default_factory=dict)
+    """What P will hand to D."""
+    answered: int = 0
+    """The place of the answer's end in that order; 0 before."""
+    outcome: str = ""
+    """``answered``, ``died`` or ``cancelled``: whoever asked has gone."""
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.raw)
+
+    def header(self, name: str) -> str | None:
+        """The header's value; None where it is absent."""
+        found = [value for each, value in self.headers if each == name]
+        assert len(found) <= 1, f"{name} came {len(found)} times"
+        return found[0] if found else None
+
+    def ended(self) -> str:
+        """How it ended, once it has."""
+        assert self.over.wait(PATIENCE_S), f"{self.engine.url} still works on its request"
+        return self.outcome
+
+
+Script = Callable[[Received], Answer]
+
+
+class Engine:
+    """One engine. ``script`` decides its answers; assign it before anything is asked."""
+
+    def __init__(self, role: Role, engines: Engines) -> None:
+        self.role = role
+        self.script: Script = prefilled if role is Role.PRODUCER else decoded
+        self.requests: list[Received] = []
+        """All that it received, in order."""
+        self._new: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        self._engines = engines
+        self._connections: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._socket = _bound(0)
+        self._fillers: list[socket.socket] = []
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.instance = Instance(role, self.url)
+
+    def next(self) -> Received:
+        """The first request that was not given yet; waits for it."""
+        try:
+            return self._new.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            raise AssertionError(f"no request came to {self.role} {self.url}") from None
+
+    def serve(self) -> None:
+        """Listen; at the same port again after `stop`."""
+        self._engines.run(self._serve())
+
+    def stop(self) -> None:
+        """The engine dies: its port refuses, its connections break, its memory is gone."""
+        self._engines.run(self._stop())
+        self._engines.ledger.lose(self.url)
+
+    def fall_deaf(self) -> None:
+        """From now on a connection to the port is neither accepted nor refused."""
+        self.stop()
+        self._socket.listen(0)
+        # What connects here is queued until the queue is full, which is at once.
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", self.port))
+            self._fillers.append(filler)
+
+    def drop_idle(self) -> None:
+        """Close the connections that carry no request, as a server does after a while."""
+        self._engines.run(self._drop_idle())
+
+    async def _serve(self) -> None:
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Connection(self, self._engines), sock=self._socket, backlog=200
+        )
+
+    async def _stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for connection in tuple(self._connections):
+                connection.break_off()
+            while self._connections:
+                await asyncio.sleep(0)
+            self._server = None
+            self._socket = _bound(self.port)
+
+    async def _drop_idle(self) -> None:
+        idle = [connection for connection in self._connections if not connection.busy]
+        for connection in idle:
+            connection.break_off()
+        while self._connections.intersection(idle):
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        await self._stop()
+        for each in (self._socket, *self._fillers):
+            each.close()
+
+    def take(self, received: Received) -> Answer:
+        """A request is in: what to say to it."""
+        ledger = self._engines.ledger
+        if self.role is Role.PRODUCER:
+            received.hand_off = ledger.offer(self.url, self.port)
+        self.requests.append(received)
+        self._new.put(received)
+        answer = self.script(received)
+        params = _params(received)
+        if self.role is Role.CONSUMER and answer.fetches and params.get("do_remote_prefill"):
+            ledger.fetch(params, prompt_of(received.body))
+        return answer
+
+    def speaks(self, received: Received, answer: Answer) -> None:
+        """The answer begins: P is through with the prompt, and keeps it if it was asked to."""
+        keeps = _params(received).get("do_remote_decode")
+        if self.role is Role.PRODUCER and keeps and answer.status == 200:
+            self._engines.ledger.hold(received.hand_off, prompt_of(received.body))
+
+
+class Engines:
+    """The engines of one test, and the thread that serves them. Close it."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self._loop = asyncio.new_event_loop()
+        self._turns = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._all: list[Engine] = []
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engines")
+        self._thread.start()
+
+    def p(self, script: Script | None = None) -> Engine:
+        """One more P engine, which serves."""
+        return self._engine(Role.PRODUCER, script)
+
+    def d(self, script: Script | None = None) -> Engine:
+        """One more D engine, which serves."""
+        return self._engine(Role.CONSUMER, script)
+
+    def gate(self) -> Gate:
+        """A gate for the scripts of these engines."""
+        return Gate(self._loop)
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of a coroutine on the engines' loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
+
+    def turn(self) -> int:
+        """The next place in the order of what the engines see and say."""
+        return next(self._turns)
+
+    def number(self) -> int:
+        """A number for a new connection."""
+        return next(self._numbers)
+
+    def close(self) -> None:
+        for engine in self._all:
+            self.run(engine.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _engine(self, role: Role, script: Script | None) -> Engine:
+        engine = Engine(role, self)
+        engine.script = script or engine.script
+        engine.serve()
+        self._all.append(engine)
+        return engine
+
+
+def prefilled(received: Received) -> Answer:
+    """P's success: one token, and where the prompt's KV lies."""
+    choice = {"index": 0, "text": "P", "finish_reason": "length"}
+    return whole({"choices": [choice], "kv_transfer_params": received.hand_off})
+
+
+def decoded(received: Received) -> Answer:
+    """D's success: the prompt, said again."""
+    prompt = prompt_of(received.body)
+    if received.body.get("stream"):
+        return stream(event(prompt), DONE)
+    return whole({"choices": [{"index": 0, "text": prompt, "finish_reason": "stop"}]})
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to an engine: HTTP/1.1, one request after the other."""
+
+    def __init__(self, engine: Engine, engines: Engines) -> None:
+        self._engine = engine
+        self._engines = engines
+        self._number = engines.number()
+        self._data = bytearray()
+        self._work: asyncio.Task[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._transport: Any = None
+
+    @property
+    def busy(self) -> bool:
+        return self._work is not None
+
+    def break_off(self) -> None:
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._engine._connections.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._engine._connections.discard(self)
+        self._gone()
+
+    def eof_received(self) -> None:
+        self._gone()
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        self._next()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _gone(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+
+    def _next(self) -> None:
+        if self._work is None and (request := _take_request(self._data)) is not None:
+            received = Received(self._engine, *request, self._number, self._engines.turn())
+            self._work = asyncio.get_running_loop().create_task(self._handle(received))
+
+    async def _handle(self, received: Received) -> None:
+        try:
+            received.outcome = await self._answer(received, self._engine.take(received))
+        except asyncio.CancelledError:
+            received.outcome = "cancelled"
+        received.answered = self._engines.turn()
+        received.over.set()
+        self._work = None
+        self._next()
+
+    async def _answer(self, received: Received, answer: Answer) -> str:
+        for step in answer.before:
+            if not await self._passed(step):
+                return "died"
+        self._engine.speaks(received, answer)
+        self._transport.write(_head(answer))
+        for part in answer.parts:
+            if not isinstance(part, bytes):
+                if not await self._passed(part):
+                    return "died"
+                continue
+            if answer.framing is Framing.CHUNKED:
+                part = b"%x\r\n%b\r\n" % (len(part), part)
+            self._transport.write(part)
+            await self._writable.wait()
+        if answer.framing is Framing.CHUNKED:
+            self._transport.write(b"0\r\n\r\n")
+        if answer.framing is Framing.CLOSE or received.header("connection") == "close":
+            self._transport.close()
+        return "answered"
+
+    async def _passed(self, step: Any) -> bool:
+        """False: the engine has died here."""
+        if isinstance(step, Gate):
+            await step.passed()
+            return True
+        self.break_off()
+        return False
+
+
+def _params(received: Received) -> dict[str, Any]:
+    params: dict[str, Any] = received.body.get("kv_transfer_params") or {}
+    return params
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket that has the port, and refuses connections until it listens."""
+    # asyncio sends without delay on sockets that say that they are TCP's.
+    bound = socket.socket(proto=socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
+
+
+def _head(answer: Answer) -> bytes:
+    headers = {"Content-Type": answer.content_type, **answer.headers}
+    if answer.framing is Framing.LENGTH:
+        headers["Content-Length"] = str(answer.length)
+    elif answer.framing is Framing.CHUNKED:
+        headers["Transfer-Encoding"] = "chunked"
+    else:
+        headers["Connection"] = "close"
+    lines = [f"HTTP/1.1 {answer.status} Said", *(f"{name}: {headers[name]}" for name in headers)]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _take_request(data: bytearray) -> tuple[str, str, Headers, bytes] | None:
+    """Method, path, headers and body of the first request, taken out; None: it is not all there."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    first, *lines = bytes(data[:end]).decode("latin-1").split("\r\n")
+    method, path, _ = first.split(" ")
+    pairs = (line.partition(":") for line in lines)
+    headers = tuple((name.strip().lower(), value.strip()) for name, _, value in pairs)
+    named = dict(headers)
+    if named.get("transfer-encoding", "").lower() == "chunked":
+        found = _chunked(data, end + 4)
+    else:
+        stop = end + 4 + int(named.get("content-length", 0))
+        found = (bytes(data[end + 4 : stop]), stop) if len(data) >= stop else None
+    if found is None:
+        return None
+    body, stop = found
+    del data[:stop]
+    return method, path, headers, body
+
+
+def _chunked(data: bytearray, at: int) -> tuple[bytes, int] | None:
+    """A chunked body that begins at that offset, and where it ends; None: it is not all there."""
+    body = bytearray()
+    while (line := data.find(b"\r\n", at)) >= 0:
+        size = int(data[at:line], 16)
+        at = line + 2 + size + 2
+        if len(data) < at:
+            return None
+        if size == 0:
+            return bytes(body), at
+        body += data[line + 2 : line + 2 + size]
+    return None

@@ -1,0 +1,75 @@
+"""The kit's own proxy as a server, on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from time import monotonic
+from typing import Any, TypeVar
+
+from pd_testkit.contract import Instance, ProxyOptions, Role
+from pd_testkit.proxy.instances import Engine, Leg
+from pd_testkit.proxy.router import Router
+from pd_testkit.proxy.server import ProxyServer
+from pd_testkit.proxy.settings import Settings
+
+_T = TypeVar("_T")
+
+_LEGS: dict[Role, Leg] = {Role.PRODUCER: "prefill", Role.CONSUMER: "decode"}
+
+_PATIENCE_S = 10.0
+"""For the server's loop to do what it is told."""
+
+
+class ProxyServerDriver:
+    """Starts with the call, and serves until `close`."""
+
+    def __init__(self, instances: Sequence[Instance], options: ProxyOptions) -> None:
+        settings = Settings(
+            connect_timeout_s=options.connect_timeout_s, read_timeout_s=options.read_timeout_s
+        )
+        if options.max_body_bytes is not None:
+            settings = replace(settings, max_body_bytes=options.max_body_bytes)
+        self._router = Router(settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
+        self._thread.start()
+        self._server = ProxyServer(self._router)
+        self._run(self._server.start("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        for instance in instances:
+            self.add(instance)
+
+    def add(self, instance: Instance) -> None:
+        engine = Engine(
+            leg=_LEGS[instance.role],
+            url=instance.url,
+            transfer_mode=instance.transfer_mode,
+            dp_size=instance.dp_size,
+            tp_size=instance.tp_size,
+            handshake_port=instance.handshake_port,
+            static=True,
+        )
+        self._do(lambda: self._router.registry.register(engine, monotonic()))
+
+    def remove(self, role: Role, url: str) -> None:
+        self._do(lambda: self._router.registry.unregister(_LEGS[role], url))
+
+    def close(self) -> None:
+        self._run(self._server.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _do(self, act: Callable[[], _T]) -> _T:
+        """The result of a call in the loop's thread."""
+
+        async def work() -> _T:
+            return act()
+
+        return self._run(work())
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE_S)
