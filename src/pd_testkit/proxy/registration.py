@@ -33,7 +33,8 @@ MAX_BYTES = 8192
 _PATHS = ("", "/", "/v1/completions", "/v1/chat/completions")
 """What may follow an engine's address: the proxy appends the client's path itself."""
 
-_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
+_HOST = re.compile(r"[a-z0-9](([a-z0-9.-]|_(?!_))*[a-z0-9])?")
+"""Two underscores in a row would part a request id of P2P-NCCL, which has addresses in it."""
 _MORIIO = re.compile(r"host:(?P<host>[^,]+),handshake:(?P<handshake>[0-9]{1,5}),notify:[0-9]{1,5}")
 
 
@@ -58,9 +59,11 @@ _Role = Literal["P", "D"]
 _Address = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-_Word = Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,32}$")]
-_Protocol = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(PROTOCOLS)})?$")]
-_Index = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,18}$")] | Annotated[int, msgspec.Meta(ge=0)]
+_Word = Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,32}\\Z")]
+_Protocol = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(PROTOCOLS)})?\\Z")]
+_Index = (
+    Annotated[str, msgspec.Meta(pattern="^[0-9]{1,18}\\Z")] | Annotated[int, msgspec.Meta(ge=0)]
+)
 
 
 class _Register(msgspec.Struct, tag_field="type", tag="register"):
