@@ -94,7 +94,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening; returns when the thread is gone. Harmless twice."""
-        if self._thread.is_alive():
+        if not self._context.closed:
             self._stop.send(b"")
             self._thread.join()
             self._context.destroy(linger=0)

@@ -135,11 +135,13 @@ class Silence:
     def test_a_load_returns_although_the_peer_is_silent(self, meeting):
         from pd_testkit.suites.interposer import Way, silence
 
-        met = meeting()
+        met = meeting(decode=replace(SPEC, patience_s=2 * RETURN_S))
         between = met.between(silence)
+        started = time.monotonic()
         met.start("r", by_way_of(between, met.hand_off("r")), seconds=RETURN_S)
+        assert time.monotonic() - started < 1.5 * RETURN_S, "the call waited for the peer"
         met.until(lambda: bool(between.messages(Way.ASKED)), "D has not asked")
-        assert not met.received + met.failed, "the load has ended without an answer"
+        assert not met.received["r"]
 
     @clause("HSK-031")
     def test_a_silent_peer_fails_the_load_when_patience_ends(self, meeting):
@@ -178,14 +180,13 @@ class Silence:
     def test_a_silent_peer_does_not_hold_up_another(self, meeting):
         from pd_testkit.suites.interposer import silence
 
-        met = meeting(SPEC, SPEC)
+        met = meeting(SPEC, SPEC, decode=replace(SPEC, patience_s=5.0))
         silent = by_way_of(met.between(silence), met.hand_off("silent"))
         loads = [Load("silent", (3,), silent), Load("r", LOCAL, met.hand_off("r", 1))]
         met.pair.load(loads, seconds=RETURN_S)
-        met.until(lambda: bool(met.received["r"]), "the silent peer holds up another's request")
+        met.until(lambda: bool(met.received["r"]), "the other peer's request does not end")
         met.check_kv(engine=1)
-        met.fetch("next", engine=1)
-        assert not met.failed
+        assert not met.failed, "it was held up until the silent peer was given up"
         assert not met.received["silent"]
 
     @clause("HSK-034")
@@ -225,9 +226,7 @@ class Restart:
         met.pair.kill()
         met.pair.restart()
         met.fill(salt=17)
-        source, failures = met.until_received()
-        assert failures <= 1, "more requests are lost than the first"
-        check_known(met, source)
+        check_known(met, met.until_received(attempts=2))
 
     @clause("HSK-037")
     def test_a_hand_off_of_a_dead_peer_is_never_received(self, meeting):

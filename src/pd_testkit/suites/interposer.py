@@ -148,7 +148,7 @@ class RawPeers:
     def send(self, frames: Frames, peer: int = 0) -> None:
         self._peers[peer].send_multipart(frames)
 
-    def answer(self, peer: int = 0, seconds: float = 10.0) -> Frames | None:
+    def answer(self, peer: int = 0, seconds: float = 5.0) -> Frames | None:
         """The next message from the listener; None: there was none in that time."""
         if not self._peers[peer].poll(round(1000 * seconds)):
             return None
