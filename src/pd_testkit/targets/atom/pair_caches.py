@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _PAGE = 16
-"""Tokens in a page of an MHA cache; larger blocks are several pages (``aiter_attention.py``)."""
+"""Tokens in a page of an MHA cache, which is its dimension 0; larger blocks are several pages
+(``AiterAttentionMetadataBuilder``; 1024 and, on main, 256 would be one)."""
 _PACK_BYTES = 16
 """K is cut along the head dimension into packs of so many bytes."""
 
@@ -18,16 +19,17 @@ _PACK_BYTES = 16
 class Caches:
     """The caches of one TP rank.
 
-    K is [block, head, pack, token, in pack] and V [block, head, element, token], as
-    ``ModelRunner.allocate_kv_cache`` of #253 views them; main orders the same bytes of a V block in
-    another way, which its connector does not look at. MLA is [block x token, 1, element]. All
-    layers lie in one allocation.
+    K is [page, head, pack, token, in pack] and V [page, head, element, token], as
+    ``ModelRunner.allocate_kv_cache`` of #253 views them; MLA is [block x token, 1, element]. All
+    layers lie in one allocation. The order within a page is nothing to the connector, which reads
+    whole ones: it is another one here where ATOM's would have no view by tokens, in main's V and
+    in blocks of several pages.
 
     Args:
         spec: of the engine.
 
     Raises:
-        ValueError: ATOM has no such caches, or its layout has no view by tokens.
+        ValueError: ATOM has no such caches.
 
     Attributes:
         layers: ``layer_0``, ... to ATOM's ``KVCacheTensor``, for ``register_kv_caches``.
@@ -60,30 +62,30 @@ class Caches:
     def _heads(self, spec: WorkerSpec) -> None:
         import torch
 
-        heads = _rank_heads(spec)
+        blocks, tokens, heads = spec.num_blocks, spec.block_size, _rank_heads(spec)
         pack = _PACK_BYTES // spec.itemsize
         if spec.head_dim % pack:
             raise ValueError(f"head dimension {spec.head_dim}: ATOM packs {pack} elements of it")
-        if spec.block_size % _PAGE:
-            raise ValueError(f"block size {spec.block_size}: ATOM's is a multiple of {_PAGE}")
-        if spec.block_size != _PAGE:
-            raise ValueError(
-                f"block size {spec.block_size}: in ATOM's MHA caches that is "
-                f"{spec.block_size // _PAGE} pages of {_PAGE} tokens, and its connector takes a "
-                f"block's id for a page's"
-            )
+        if tokens % _PAGE:
+            raise ValueError(f"block size {tokens}: ATOM's is a multiple of {_PAGE}")
+        packs = spec.head_dim // pack
+        pages = blocks * tokens // _PAGE
         pool = torch.zeros(
-            (2, spec.layers, spec.num_blocks, spec.block_size, heads, spec.head_dim),
-            dtype=_dtype(spec),
+            (2, spec.layers, blocks * tokens * heads * spec.head_dim), dtype=_dtype(spec)
         )
         for layer in range(spec.layers):
-            k = pool[0, layer].view(
-                spec.num_blocks, heads, spec.head_dim // pack, spec.block_size, pack
-            )
-            v = pool[1, layer].view(spec.num_blocks, heads, spec.head_dim, spec.block_size)
+            if tokens == _PAGE:
+                k = pool[0, layer].view(pages, heads, packs, _PAGE, pack)
+                v = pool[1, layer].view(pages, heads, spec.head_dim, _PAGE)
+                k_view = k.numpy().transpose(0, 3, 1, 2, 4)
+                v_view = v.numpy().transpose(0, 3, 1, 2)
+            else:
+                k = pool[0, layer].view(pages, _PAGE, heads, packs, pack)
+                v = pool[1, layer].view(pages, _PAGE, heads, spec.head_dim)
+                k_view = k.numpy().reshape(blocks, tokens, heads, packs, pack)
+                v_view = v.numpy().reshape(blocks, tokens, heads, spec.head_dim)
             self._add(layer, k, v)
-            self.views[f"{layer}.k"] = k.numpy().transpose(0, 3, 1, 2, 4)
-            self.views[f"{layer}.v"] = v.numpy().transpose(0, 3, 1, 2)
+            self.views |= {f"{layer}.k": k_view, f"{layer}.v": v_view}
 
     def _add(self, layer: int, k_cache: Any, v_cache: Any) -> None:
         from atom.config import KVCacheTensor

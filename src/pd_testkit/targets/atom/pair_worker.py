@@ -61,7 +61,8 @@ class Worker:
         """
         _, late = futures.wait(self._steps, seconds)
         if late:
-            raise TimeoutError(f"start_load_kv has not returned within {seconds:.1f} s")
+            died = f"; of its threads died: {self._process.died}" * bool(self._process.died)
+            raise TimeoutError(f"start_load_kv has not returned within {seconds:.1f} s{died}")
         steps, self._steps = self._steps, []
         for step in steps:
             step.result()
