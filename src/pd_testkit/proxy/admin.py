@@ -28,7 +28,8 @@ def admit(path: str, method: str) -> Response | None:
     """404 or 405 for what is not there; None if it is. ``HEAD`` is allowed where ``GET`` is."""
     allowed = "POST" if path in PATHS else _ALLOWED.get(path)
     if allowed is None:
-        return error(404, f"no such path: {path}")
+        known = f"; modes are {', '.join(MODES)}" if path.startswith("/mode/") else ""
+        return error(404, f"no such path: {path}{known}")
     if method == allowed or (method == "HEAD" and allowed == "GET"):
         return None
     refusal = error(405, f"{path} takes {allowed}, not {method}")

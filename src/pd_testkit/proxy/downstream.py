@@ -109,7 +109,8 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is None:
             return
         self._since = self._server.now()
-        if request is None or not request.keep_alive or self._server.draining:
+        last = self._server.draining and not self._waiting
+        if last or request is None or not request.keep_alive:
             self.close()
         elif self._waiting and not self._serving:
             self._transport.resume_reading()

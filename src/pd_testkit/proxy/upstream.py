@@ -141,7 +141,8 @@ class Connection(asyncio.Protocol):
         self._fresh = True
         """No call was answered on it yet: when it breaks, it was not closed for being idle."""
         self._heard = False
-        self._paused = False
+        self.paused = False
+        """Nothing is read: whoever takes the answer is slow."""
         self._until = math.inf
         self._fields: dict[str, str] = {}
         self._head: Head | None = None
@@ -184,13 +185,13 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Take no more of the answer: its reader is slow."""
-        self._paused = True
+        self.paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._paused:
-            self._paused = False
+        if self.paused:
+            self.paused = False
             self._since = monotonic()
             if self._transport is not None:
                 self._transport.resume_reading()
@@ -205,7 +206,7 @@ class Connection(asyncio.Protocol):
             if waited > self._pool.connect_timeout_s:
                 self.cancel()
                 sink.lost()
-        elif (waited > self._pool.read_timeout_s and not self._paused) or now > self._until:
+        elif (waited > self._pool.read_timeout_s and not self.paused) or now > self._until:
             self.cancel()
             sink.silent()
 
@@ -317,7 +318,7 @@ class Connection(asyncio.Protocol):
         keep = self._reusable and not self._excess
         if keep and self._transport is not None and not self._transport.is_closing():
             self._origin.idle.append(self)
-            if self._paused:
+            if self.paused:
                 self.resume()
         else:
             self.cancel()
