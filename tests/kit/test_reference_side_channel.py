@@ -120,7 +120,7 @@ def test_hosts_are_names_and_addresses_of_both_families(client: Client, host: st
     [
         Done(7, "r"),
         Done("cmpl-7", "r"),
-        Allocated(7, "r", (3, 1, 2), 33, 0, "D", "::1", 6301, (0, 1)),
+        Allocated(7, "r", (3, 1, 2), 33, 0, "D", "::1", 6301, {"0": CACHES["0.k"][0]}, {"0": 1}),
         Written(7, "r", "p", ok=False),
     ],
 )

@@ -55,8 +55,8 @@ class Peers:
         known = self._met.get(address)
         if known is not None and known[0] == engine_id:
             return known[1]
-        if known is not None:
-            self.forget(address)
+        if known is not None:  # what its earlier life did not hear is not for this one
+            self._client.forget(*address)
         meeting = self._submit(self._shake_hands, address, engine_id)
         self._met[address] = engine_id, meeting
         return meeting

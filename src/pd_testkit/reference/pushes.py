@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pd_testkit.fabric import Engine, Notification
 from pd_testkit.reference.copies import Copies
@@ -18,7 +18,7 @@ from pd_testkit.reference.side_channel_messages import Allocated, Handshake, Wri
 class Awaited:
     """Bytes that a P worker writes here: it says so, and the fabric says so for each cache."""
 
-    def __init__(self, engine: str, uids: Sequence[int]) -> None:
+    def __init__(self, engine: str, uids: Iterable[int]) -> None:
         self._engine = engine
         self._missing = set(uids)
         self._ok: bool | None = None
@@ -59,8 +59,8 @@ class Receiving:
         """By reader and P's name on the fabric."""
 
     def carry(self, load: Load, source: Source, peer: Handshake, plan: Copies) -> Movement:
-        uids = tuple(itertools.islice(self._uids, len(self._memory.names)))
-        awaited = self._awaited[load.reader, peer.engine] = Awaited(peer.engine, uids)
+        uids = {name: next(self._uids) for name in self._memory.names}
+        awaited = self._awaited[load.reader, peer.engine] = Awaited(peer.engine, uids.values())
         transfer = load.transfer
         allocated = Allocated(
             transfer.transfer_id,
@@ -70,6 +70,7 @@ class Receiving:
             self._rank,
             self._me,
             *self._address,
+            {name: self._memory.region(name).handle for name in self._memory.names},
             uids,
         )
         self._peers.tell(source.address, allocated)
@@ -127,10 +128,10 @@ class Push(Move):
         return [
             Transfers(
                 [
-                    self._engine.session(self._memory.region(name), peer.caches[name][0]).write(
-                        source, to, sizes, uid
+                    self._engine.session(self._memory.region(name), handle).write(
+                        source, to, sizes, message.uids[name]
                     )
-                    for name, uid in zip(self._memory.names, message.uids, strict=True)
+                    for name, handle in message.caches.items()
                 ]
             )
         ]

@@ -120,8 +120,10 @@ class Allocated(msgspec.Struct, frozen=True, tag=True):
     host: str
     """Where D's worker listens: to meet it, and to tell it `Written`."""
     port: int
-    uids: tuple[int, ...]
-    """What to notify D with when a cache's bytes are placed, by the cache's number."""
+    caches: dict[str, RegionHandle]
+    """Where D's memory is registered now, by cache name."""
+    uids: dict[str, int]
+    """What to notify D with when a cache's bytes are placed."""
 
 
 class Written(msgspec.Struct, frozen=True, tag=True):

@@ -1,0 +1,234 @@
+"""The checks of what the network does to a load: never success with wrong bytes."""
+
+from __future__ import annotations
+
+from pd_testkit.contract import Role
+from pd_testkit.suites.base import clause
+from pd_testkit.suites.pair_start import spec
+
+
+def survives(start, faults, *, mode="read", prefill=None, decode=None):
+    """Each of the faults, one after the other on a network of its own that was well before."""
+    for fault in faults:
+        run = start(prefill or spec(), decode or spec(), mode=mode)
+        run.probe()
+        run.fabric.inject(fault)
+        run.survive(fault, run.fetch(run.prompt("a", [3, 1]), [0, 2]))
+
+
+def fails(start, fault, *, mode="read", **fields):
+    """Under a fault that lasts, a load is reported as failed."""
+    run = start(spec(**fields), spec(**fields), mode=mode)
+    run.fabric.inject(fault)
+    prompt = run.prompt("a", [3, 1])
+    order = run.fetch(prompt, [0, 2])
+    run.until(lambda: run.is_over(order), "the load is reported")
+    assert run.is_failed(order)
+    run.survive(fault, order)
+
+
+def hangs(start, fault, mode="read"):
+    """A load whose transfers never end is reported as failed, in time, and P hears of it."""
+    run = start(spec(patience_s=0.3), spec(patience_s=0.3), mode=mode)
+    run.fabric.inject(fault)
+    while not run.fabric.counters.faults[fault.name]:  # a slow peer may be given up before
+        number = len(run.orders)
+        assert number < 10, f"no {fault.name} has fired"
+        order = run.fetch(run.prompt(f"{number}", [number]), [number])
+        run.until(lambda: run.is_over(order), "the load is reported")  # noqa: B023
+        assert run.is_failed(order)
+    run.told(*run.prompts.values())
+    # For the sanitizer a transfer that hangs is in flight for ever.
+    run.check_reports()
+    run.check_untouched(*Role)
+
+
+class Statuses:
+    """A load is its layers' transfers, all of them."""
+
+    @clause("PAIR-038")
+    def test_a_failed_first_layer_with_a_good_last_one_is_not_done(self, start, net):
+        survives(start, [net.Fail(nth=1)])
+
+    @clause("PAIR-039")
+    def test_a_good_first_layer_with_a_failed_last_one_is_not_done(self, start, net):
+        run = start(spec(), spec(), poll_advances=False)
+        last = run.transfers_of_a_load()
+        survives(start, [net.Fail(nth=last)])
+
+    @clause("PAIR-040")
+    def test_a_running_first_layer_with_a_good_last_one_is_not_done(self, start, net):
+        run = start(spec(), spec(), poll_advances=False)
+        assert run.transfers_of_a_load() > 1, "one transfer carries all layers"
+        run.fabric.inject(net.Reorder(nth=1, seconds=1.0))
+        order = run.post(run.prompt("a", [3, 1]), [0, 2])
+        run.fabric.clock.advance(0.5)
+        assert len(run.fabric.in_flight) == 1, "the last layer has landed, the first has not"
+        for _ in range(3):
+            run.poll()
+        assert not run.is_over(order)
+        run.land(order)
+        run.settle()
+        assert run.fabric.counters.faults["reorder"] == 1
+
+    @clause("PAIR-041")
+    def test_a_load_fails_when_any_of_its_layers_does(self, start, net):
+        run = start(spec(layers=3), spec(layers=3), poll_advances=False)
+        for nth in range(1, run.transfers_of_a_load() + 1):
+            run.fabric.inject(fault := net.Fail(nth=nth))
+            order = run.fetch(run.prompt(f"{nth}", [nth]), [nth])
+            run.land(order)
+            run.fabric.withdraw(fault)
+            assert run.fabric.counters.faults["fail"] == nth
+        run.told(*run.prompts.values())
+        run.check()
+
+    @clause("PAIR-042")
+    def test_a_failure_is_reported_only_when_the_other_layers_have_landed(self, start, net):
+        run = start(spec(), spec(), poll_advances=False)
+        last = run.transfers_of_a_load()
+        run.fabric.inject(net.Fail(nth=1), net.Reorder(nth=last, seconds=1.0))
+        order = run.post(run.prompt("a", [3, 1]), [0, 2])
+        run.fabric.clock.advance(0.5)
+        assert run.fabric.counters.faults["fail"] == 1
+        for _ in range(3):
+            run.poll()
+        assert not run.is_over(order), "the last layer still writes into D's blocks"
+        assert not run.is_told(order.prompt), "the last layer still reads P's blocks"
+        run.land(order)
+        run.told(order.prompt)
+        run.check()
+
+    @clause("PAIR-043")
+    def test_a_failed_load_leaves_the_others_alone(self, start, net):
+        run = start([spec(), spec()], spec(num_blocks=32))
+        run.probe()
+        prompts = [run.prompt(f"{n}", [n, 8 + n], engine=n % 2) for n in range(4)]
+        run.fabric.inject(net.Fail(nth=1))
+        orders = [run.order(prompt, [2 * i, 2 * i + 1]) for i, prompt in enumerate(prompts)]
+        run.load(*orders)
+        run.until(lambda: all(map(run.is_over, orders)), "all loads are reported")
+        assert sum(map(run.is_failed, orders)) <= 1, "one transfer has failed"
+        assert run.fabric.counters.faults["fail"] == 1
+        run.told(*prompts)
+        run.check()
+
+    @clause("PAIR-044")
+    def test_p_gets_the_blocks_of_a_failed_load_back(self, start, net):
+        run = start(spec(), spec())
+        run.fabric.inject(fault := net.Fail())
+        prompt = run.prompt("a", [3, 1])
+        order = run.fetch(prompt, [0, 2])
+        run.until(lambda: run.is_over(order), "the load is reported")
+        run.told(prompt)
+        run.survive(fault, order)
+
+    @clause("PAIR-045")
+    def test_after_a_failure_the_next_load_arrives(self, start, net):
+        run = start(spec(), spec())
+        run.fabric.inject(fault := net.Fail())
+        order = run.fetch(run.prompt("a", [3, 1]), [0, 2])
+        run.until(lambda: run.is_over(order), "the load is reported")
+        run.fabric.withdraw(fault)
+        run.arrive(run.fetch(run.prompt("b", [5, 6]), [0, 2]))
+        run.told(*run.prompts.values())
+        run.check()
+
+
+class Faults:
+    """Each fault ends as a reported failure or as a retry."""
+
+    @clause("PAIR-046")
+    def test_a_network_that_fails_every_transfer_fails_the_load(self, start, net):
+        fails(start, net.Fail())
+
+    @clause("PAIR-047")
+    def test_a_transfer_that_cannot_be_posted_is_no_success(self, start, net):
+        survives(start, [net.Fail(nth=1, at_post=True), net.Fail(at_post=True)])
+
+    @clause("PAIR-048")
+    def test_a_dropped_transfer_is_no_success(self, start, net):
+        survives(start, [net.Drop(nth=1), net.Drop(nth=2), net.Drop()])
+
+    @clause("PAIR-049")
+    def test_a_transfer_that_hangs_ends_as_a_failure(self, start, net):
+        hangs(start, net.Hang())
+
+    @clause("PAIR-050")
+    def test_late_and_reordered_transfers_arrive(self, start, net):
+        run = start(spec(), spec())
+        for number, fault in enumerate(
+            (net.Delay(nth=1, seconds=5.0), net.Reorder(nth=1, seconds=5.0))
+        ):
+            run.fabric.inject(fault)
+            run.arrive(run.fetch(run.prompt(f"{number}", [number]), [number]))
+            assert run.fabric.counters.faults[fault.name] == 1
+        run.settle()
+
+    @clause("PAIR-051")
+    def test_a_transfer_that_breaks_off_is_no_success(self, start, net):
+        survives(start, [net.Partial(nth=1), net.Partial(nth=2, fraction=0.0)])
+
+    @clause("PAIR-052")
+    def test_a_transfer_that_breaks_off_unnoticed_is_no_success(self, start, net):
+        survives(start, [net.Partial(nth=2, status=net.Status.SUCCESS)])
+
+    @clause("PAIR-053")
+    def test_a_byte_that_arrives_wrong_is_no_success(self, start, net):
+        survives(start, [net.Corrupt(nth=1, at=0), net.Corrupt(nth=2, at=-1), net.Corrupt()])
+
+    @clause("PAIR-054")
+    def test_a_completion_before_the_bytes_is_no_success_before_them(self, start, net):
+        survives(start, [net.EarlyCompletion(nth=1, seconds=1.0)])
+
+    @clause("PAIR-055")
+    def test_bytes_that_come_after_their_completion_hit_no_reused_block(self, start, net):
+        run = start(spec(), spec(), poll_advances=False)
+        transfers = run.transfers_of_a_load()
+        run.fabric.inject(net.EarlyCompletion(nth=transfers, seconds=1.0))
+        order = run.post(run.prompt("a", [3, 1], tokens=20), [0, 2])
+        run.fabric.clock.advance(0.5)
+        run.until(lambda: run.is_over(order), "the load is reported")
+        assert run.fabric.counters.faults["early_completion"] == 1
+        run.fabric.run_until_idle()
+        run.told(order.prompt)
+        run.check()
+
+    @clause("PAIR-056")
+    def test_lost_and_doubled_notifications_change_nothing(self, start, net):
+        for fault in (net.LostNotification(), net.DuplicateNotification(seconds=1e-3)):
+            run = start(spec(), spec(), faults=[fault])
+            orders = [run.fetch(run.prompt(f"{n}", [n]), [n]) for n in range(2)]
+            run.arrive(*orders)
+            run.settle()
+
+    @clause("PAIR-057")
+    def test_a_refused_connection_fails_the_load(self, start, net):
+        run = start(spec(), spec())
+        run.fabric.inject(fault := net.HandshakeFailure())
+        order = run.fetch(run.prompt("a", [3, 1]), [0, 2])
+        run.until(lambda: run.is_over(order), "the load is reported")
+        assert run.is_failed(order)
+        run.survive(fault, order)
+
+    @clause("PAIR-058")
+    def test_a_network_of_many_faults_lets_no_wrong_byte_through(self, start):
+        chances = {
+            f"{name}_probability": 0.04
+            for name in ("delay", "reorder", "drop", "fail", "partial", "corrupt", "early")
+        }
+        run = start([spec(layers=1)] * 2, spec(layers=1, num_blocks=64), seed=5, **chances)
+        for step in range(8):
+            prompts = [
+                run.prompt(f"{step}.{number}", [number, 8 + number], engine=number % 2)
+                for number in range(4)
+            ]
+            orders = [run.order(prompt, [2 * i, 2 * i + 1]) for i, prompt in enumerate(prompts)]
+            run.load(*orders)
+            run.until(lambda: all(map(run.is_over, orders)), "all loads are reported")  # noqa: B023
+            run.told(*prompts)
+            run.discard(*orders)
+        fired = sum(run.fabric.counters.faults.values())
+        assert fired > 10, f"only {fired} faults in 32 loads"
+        assert any(run.ended.received.values()), "none of the loads got through"
+        run.check()

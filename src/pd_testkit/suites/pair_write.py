@@ -1,0 +1,121 @@
+"""The checks of write mode, in which P writes into D's memory: the same promises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pd_testkit.contract import Role
+from pd_testkit.suites.base import clause
+from pd_testkit.suites.pair_faults import fails, hangs, survives
+from pd_testkit.suites.pair_geometry import fetched
+from pd_testkit.suites.pair_start import spec
+
+
+class Writing:
+    """Write mode."""
+
+    @clause("PAIR-072")
+    def test_what_p_writes_is_the_prompt_and_nothing_else(self, start):
+        run = start(spec(layers=3), spec(layers=3), mode="write")
+        run.fetch(run.prompt("a", [3, 15, 1], tokens=40), [0, 9, 5])
+        run.fetch(run.prompt("cached", [7]), [])
+        run.settle()
+        assert run.fabric.counters.kinds["write"].bytes > 0
+        assert run.fabric.counters.kinds["read"].bytes == 0, "D has read"
+
+    @clause("PAIR-073")
+    def test_requests_of_several_producers_are_written_in_one_step(self, start):
+        run = start([spec(layers=1)] * 2, spec(num_blocks=40, layers=1), mode="write")
+        prompts = [
+            run.prompt(f"{engine}.{number}", [number, 8 + number], engine=engine)
+            for number in range(4)
+            for engine in range(2)
+        ]
+        run.load(*(run.order(prompt, [2 * i, 2 * i + 1]) for i, prompt in enumerate(prompts)))
+        run.settle()
+
+    @clause("PAIR-074")
+    def test_ranks_and_block_sizes_may_differ_in_write_mode(self, start):
+        for theirs, ours in ((4, 2), (2, 4)):
+            p = spec(tp_size=theirs, block_size=16 * theirs, layers=1)
+            d = replace(p, tp_size=ours, block_size=16 * ours)
+            fetched(start, p, d, tokens=99, mode="write").settle()
+
+    @clause("PAIR-075")
+    def test_d_reports_nothing_before_the_last_byte_is_written(self, start, net):
+        run = start(spec(), spec(), mode="write", poll_advances=False)
+        last = run.transfers_of_a_load()
+        for fault in (net.Reorder(nth=1, seconds=1.0), net.Delay(nth=last, seconds=1.0)):
+            run.fabric.inject(fault)
+            held = run.post(run.prompt(fault.name, [len(run.orders)]), [len(run.orders)])
+            run.fabric.clock.advance(0.5)
+            for _ in range(3):
+                run.poll()
+            assert not run.is_over(held)
+            assert not run.is_told(held.prompt), "P's blocks are still written from"
+            run.land(held)
+            assert run.fabric.counters.faults[fault.name] == 1
+        run.settle()
+
+    @clause("PAIR-076")
+    def test_no_fault_lets_a_wrong_byte_through_in_write_mode(self, start, net):
+        faults = (net.Fail(nth=1), net.Fail(nth=2, at_post=True), net.Drop(nth=2), net.Partial())
+        survives(start, faults, mode="write")
+
+    @clause("PAIR-077")
+    def test_wrong_and_late_bytes_are_noticed_in_write_mode(self, start, net):
+        faults = (
+            net.Corrupt(nth=2),
+            net.EarlyCompletion(nth=1, seconds=1.0),
+            net.Partial(nth=1, status=net.Status.SUCCESS),
+        )
+        survives(start, faults, mode="write")
+
+    @clause("PAIR-078")
+    def test_failures_of_the_writer_are_reported_by_d(self, start, net):
+        fails(start, net.Fail(), mode="write")
+
+    @clause("PAIR-079")
+    def test_writes_that_hang_end_as_a_failure(self, start, net):
+        hangs(start, net.Hang(), mode="write")
+
+    @clause("PAIR-080")
+    def test_an_abort_under_a_write_frees_nothing_before_it_has_landed(self, start):
+        for role, name in ((Role.CONSUMER, "d-a"), (Role.PRODUCER, "a")):
+            run = start(spec(), spec(), mode="write", poll_advances=False)
+            order = run.post(run.prompt("a", [3, 1]), [0, 2])
+            run.pair.abort(role, name)
+            for _ in range(3):
+                run.poll()
+            assert not run.is_over(order), "P still writes into D's blocks"
+            assert not run.is_told(order.prompt), "P's blocks are still written from"
+            run.land(order)
+            run.told(order.prompt)
+            run.check()
+
+    @clause("PAIR-081")
+    def test_a_writer_that_dies_fails_the_load(self, start):
+        run = start(spec(), spec(patience_s=0.5), mode="write", poll_advances=False)
+        run.transfers_of_a_load()
+        order = run.post(run.prompt("a", [3, 1]), [0, 2])
+        run.pair.kill()
+        run.land(order)
+        assert run.is_failed(order)
+        run.check_untouched(Role.CONSUMER)
+
+    @clause("PAIR-082")
+    def test_lost_notifications_are_no_success_and_doubled_ones_count_once(self, start, net):
+        run = start(spec(), spec(), mode="write")
+        run.fabric.inject(net.DuplicateNotification(seconds=1e-3))
+        run.fetch(run.prompt("a", [3, 1]), [0, 2])
+        run.settle()
+        if run.fabric.counters.notifications:  # nothing to lose where nobody is notified
+            run.fabric.run_until_idle()
+            assert run.fabric.counters.faults["duplicate_notification"]
+            lost = start(spec(patience_s=0.3), spec(patience_s=0.3), mode="write")
+            lost.fabric.inject(net.LostNotification())
+            order = lost.fetch(lost.prompt("a", [3, 1]), [0, 2])
+            lost.until(lambda: lost.is_over(order), "the load is reported")
+            assert lost.fabric.counters.faults["lost_notification"]
+            lost.told(order.prompt)
+            lost.check()
