@@ -126,6 +126,7 @@ class Fabric:
             if engine._regions.pop(region.id, None) is None:
                 return
             self.sanitizer.forget(region)
+            self._wire.unreachable(region)
             region._release()
             self.trace.record("deregister", engine=engine.name, region=region.id)
 

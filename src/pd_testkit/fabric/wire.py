@@ -14,7 +14,7 @@ from pd_testkit.fabric.batch import Batch, copy
 from pd_testkit.fabric.clock import Timer
 from pd_testkit.fabric.engine import Engine, Notification
 from pd_testkit.fabric.faults import Fault, FaultPlan, Kind, Operation, Strikes
-from pd_testkit.fabric.memory import Bytes
+from pd_testkit.fabric.memory import Bytes, Region
 from pd_testkit.fabric.sanitizer import Access
 from pd_testkit.fabric.status import Status
 from pd_testkit.fabric.transfer import Session, Transfer
@@ -76,6 +76,12 @@ class Wire:
             return Status.SUCCESS
         self._fired(failure)
         return failure.status
+
+    def unreachable(self, region: Region) -> None:
+        """A region is registered no more: of what is on its way to or from it, no byte arrives."""
+        for flight in tuple(self.flights.values()):
+            if flight.session.local is region or flight.session.remote == region.handle:
+                self._ground(flight)
 
     def cut_off(self, dead: Engine) -> None:
         """An engine has died: what is through by now has arrived, no more will."""
@@ -251,7 +257,7 @@ class Wire:
 
     def _ground(self, flight: _Flight) -> None:
         """No byte of it can arrive any more."""
-        del self.flights[flight.transfer.id]
+        self.flights.pop(flight.transfer.id, None)
         self._fabric.sanitizer.ended(flight.transfer)
 
     def _end(self, transfer: Transfer, status: Status, message: str) -> None:
