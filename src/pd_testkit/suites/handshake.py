@@ -174,7 +174,7 @@ class Silence:
             met.pair.wait(0.5 - waited)
         used = time.process_time() - used
         assert between.messages(Way.ASKED), "D has not asked"
-        assert used < waited / 2, f"{used:.2f} s of CPU time in {waited:.2f} s of waiting"
+        assert used < waited / 10, f"{used:.2f} s of CPU time in {waited:.2f} s of waiting"
 
     @clause("HSK-033")
     def test_a_silent_peer_does_not_hold_up_another(self, meeting):
@@ -197,7 +197,7 @@ class Silence:
         between = met.between(answers(lambda frames: []))
         met.start("late", by_way_of(between, met.hand_off("late")))
         met.until_ended("late")
-        assert between.messages(Way.ANSWERED), "P has not answered"
+        met.until(lambda: bool(between.messages(Way.ANSWERED)), "P has not answered")
         between.tamper = untouched
         between.repeat_answers()
         met.until_received(lead=lambda source: by_way_of(between, source))

@@ -123,7 +123,7 @@ class Listens:
                 for _ in range(100):  # so that some are still to be answered when it is gone
                     raw.send(door.said[0])
                 raw.vanish()
-            door.send([b""])
+            door.send(door.said[0])
             door.check_open()
 
     @clause("HSK-013")

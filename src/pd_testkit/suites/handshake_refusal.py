@@ -80,7 +80,7 @@ class Geometry:
 
     @clause("HSK-023")
     def test_other_kv_heads_are_refused(self, meeting):
-        same_bytes = replace(SPEC, kv_heads=2 * SPEC.kv_heads, head_dim=SPEC.head_dim // 2)
+        same_bytes = replace(SPEC, kv_heads=SPEC.kv_heads // 2, head_dim=2 * SPEC.head_dim)
         self.check_refused(meeting, same_bytes, replace(SPEC, kv_heads=2 * SPEC.kv_heads))
 
     @clause("HSK-024")
