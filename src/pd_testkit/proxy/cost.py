@@ -13,8 +13,8 @@ Seconds until D has the prompt's KV, for a prompt of ``N`` tokens of which D has
     r       D's prefill rate as a share of P's (`Settings.decode_prefill_ratio`)
     i       the delay of a prefill on D per request there (`Settings.decode_interference`)
 
-``p`` and ``t`` are measured, as the proxy sees them: P's answer took ``(Qp + N) * p``; D's first
-byte took ``N * t``, its own waiting and its first step included. D's rate is not measured but
+``p`` and ``t`` are measured, as the proxy sees them: P's answer took ``(Qp + N) * p + h``; D's
+first byte took ``N * t``, its own waiting and its first step included. D's rate is not measured but
 tied to P's: a D that once seemed slow would get no direct turn any more to show that it is not.
 ``N`` and ``C`` are estimates by the prompt's length. Both ways end in the same decode, which is
 left out.
@@ -55,24 +55,32 @@ class CostModel:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.prefill = Pace(1 / settings.prefill_tokens_per_s)
-        self.transfer = Pace(settings.kv_bytes_per_token / settings.transfer_bytes_per_s)
+        self._prefill = Pace(1 / settings.prefill_tokens_per_s)
+        self._transfer = Pace(settings.kv_bytes_per_token / settings.transfer_bytes_per_s)
+
+    def prefilled(self, tokens: int, seconds: float) -> None:
+        """P answered after ``seconds``, with so many tokens before it when it was asked."""
+        self._prefill.observe(tokens, max(0.0, seconds - self._settings.hop_s))
+
+    def transferred(self, tokens: int, seconds: float) -> None:
+        """D, which fetched the KV of a prompt of so many tokens, began its answer."""
+        self._transfer.observe(tokens, seconds)
 
     @property
     def transfer_bytes_per_s(self) -> float:
-        """As measured; inf where transfers take no time."""
-        pace = self.transfer.seconds_per_token
+        """As measured; inf where transfers took no time."""
+        pace = self._transfer.seconds_per_token
         return self._settings.kv_bytes_per_token / pace if pace else float("inf")
 
     def over_prefill_s(self, tokens: int, queued: int) -> float:
         """Seconds by way of a P on which ``queued`` tokens wait."""
         return (
-            (queued + tokens) * self.prefill.seconds_per_token
-            + tokens * self.transfer.seconds_per_token
+            (queued + tokens) * self._prefill.seconds_per_token
+            + tokens * self._transfer.seconds_per_token
             + self._settings.hop_s
         )
 
     def direct_s(self, new_tokens: int, queued: int, requests: int) -> float:
         """Seconds on a D with so many requests, on which ``queued`` tokens wait."""
-        pace = self.prefill.seconds_per_token / self._settings.decode_prefill_ratio
+        pace = self._prefill.seconds_per_token / self._settings.decode_prefill_ratio
         return (queued + new_tokens) * pace * (1 + self._settings.decode_interference * requests)

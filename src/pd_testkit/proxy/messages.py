@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from pd_testkit.proxy.instances import Engine, Leg
 
+_KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 
-@dataclass(frozen=True)
-class Call:
+
+class Call(msgspec.Struct, frozen=True):
     """A POST to make."""
 
     leg: Leg
@@ -24,14 +24,13 @@ class Call:
     body: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """An engine's whole answer, or the client's."""
 
     status: int
     body: bytes = b""
     content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     """The others that matter; names in lower case."""
 
 
@@ -41,7 +40,7 @@ def error(status: int, message: str, retry_after: float | None = None) -> Respon
     Args:
         retry_after: seconds after which the client may ask again, sent in whole ones.
     """
-    kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     details = {"message": message, "type": kind, "param": None, "code": status}
     headers = {} if retry_after is None else {"retry-after": str(max(1, math.ceil(retry_after)))}
     return Response(status, msgspec.json.encode({"error": details}), headers=headers)

@@ -75,11 +75,13 @@ def opening(body: Mapping[str, Any], size: int) -> bytes:
 
 def estimated_tokens(body: Mapping[str, Any], characters_per_token: float) -> int:
     """The prompt's length in tokens, from its length in characters; exact for token ids."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, str):
+        return int(len(prompt) / characters_per_token)
     messages = body.get("messages")
     if isinstance(messages, list):
         return int(sum(map(_characters, messages)) / characters_per_token)
-    prompt = body.get("prompt")
-    prompts = prompt if isinstance(prompt, list) else [prompt]
+    prompts = prompt if isinstance(prompt, list) else ()
     if prompts and isinstance(prompts[0], int):
         return len(prompts)
     tokens = sum(len(each) for each in prompts if isinstance(each, list))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from pd_testkit.proxy.instances import Engine, address
 
@@ -31,8 +32,7 @@ class NoHandOff(Exception):
     """P's answer does not say where the KV is."""
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """A P and a D of one request, and what is known of it before P is asked."""
 
     prefill: Engine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -29,8 +28,7 @@ class _PrefillAnswer(msgspec.Struct):
 _prefill_answer = msgspec.json.Decoder(_PrefillAnswer)
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What the client asked."""
 
     body: Mapping[str, Any]
@@ -49,8 +47,7 @@ class Request:
     """If the mode looks at conversations, and the prompt can be part of one."""
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """How one attempt at a request goes."""
 
     kind: Kind
@@ -64,7 +61,7 @@ class Attempt:
     prefill: Instance | None = None
     pair: Pair | None = None
     """Of a ``pd``, as `prefill` is."""
-    decode_headers: Mapping[str, str] = field(default_factory=dict)
+    decode_headers: Mapping[str, str] = {}
     dp_rank: int | None = None
     """Of D, where the request shall find it again."""
     continued: Turn | None = None
@@ -141,7 +138,7 @@ class Route:
         prefill.breaker.succeeded()
         if not self._over:
             self._release(prefill)
-            self._router.cost.prefill.observe(self._ahead, now - self._called_at)
+            self._router.cost.prefilled(self._ahead, now - self._called_at)
         self._called_at = now
         self.call = Call(
             "decode", attempt.decode.engine, self._request.path, attempt.decode_headers, body
@@ -167,36 +164,36 @@ class Route:
         A Call: make that instead, and drop this answer.
         """
         decode = self._attempt.decode
-        if 400 <= status < 500:
+        if 200 <= status < 300:
+            self._remember(now)
+        elif 400 <= status < 500:
             decode.breaker.succeeded()
-        elif not 200 <= status < 300:
+        else:
             retry = self._retry(decode, now)
             if retry is None:
                 self._leave()
             return retry
-        else:
-            self._passing = True
-            self._remember(now)
+        self._passing = status
         return None
 
     def first_byte(self, now: float) -> None:
         """The first byte of D's body is in."""
-        if not self._passing or self._over:
-            return
         attempt = self._attempt
+        if self._over or not self._succeeding:
+            return
         attempt.decode.breaker.answering(self)
         self._prefilled()
         if attempt.kind == "pd":
-            self._router.cost.transfer.observe(self._request.tokens, now - self._called_at)
+            self._router.cost.transferred(self._request.tokens, now - self._called_at)
 
     def finished(self, now: float, ok: bool) -> None:
         """D's answer has come to its end; or not ``ok``: it broke off."""
         if self._over:
             return
         decode = self._attempt.decode
-        if self._passing and ok:
+        if self._succeeding and ok:
             decode.breaker.succeeded()
-        elif self._passing:
+        elif self._succeeding:
             decode.breaker.failed(now)
             if self._request.prompt is not None:
                 self._router.conversations.forget(self._request.prompt)
@@ -215,6 +212,10 @@ class Route:
         return self.call if pinned else None
 
     @property
+    def _succeeding(self) -> bool:
+        return 200 <= self._passing < 300
+
+    @property
     def _asked(self) -> Instance:
         """The engine of the call that is under way."""
         prefill = self._attempt.prefill
@@ -225,7 +226,8 @@ class Route:
         self.call = attempt.call
         """The one to make now."""
         self._called_at = now
-        self._passing = False
+        self._passing = 0
+        """The status of D's answer, once it is passed on."""
         self._held = [attempt.decode]
         if attempt.prefill is not None:
             self._held.append(attempt.prefill)

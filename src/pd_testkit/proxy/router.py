@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import random
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 
 from pd_testkit.proxy.conversations import Conversations, Turn
 from pd_testkit.proxy.cost import CostModel
-from pd_testkit.proxy.instances import Instance, Leg, Registry
+from pd_testkit.proxy.instances import Engine, Instance, Leg, Registry
 from pd_testkit.proxy.messages import Call, Response, error
 from pd_testkit.proxy.policies import policy
 from pd_testkit.proxy.prompts import estimated_tokens, opening, prompt_of
@@ -52,7 +52,7 @@ class Router:
         self,
         settings: Settings | None = None,
         rng: random.Random | None = None,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
     ) -> None:
         self.settings = settings = settings or Settings()
         self.registry = Registry(
@@ -83,10 +83,10 @@ class Router:
             raise ValueError(f"mode {name!r} is none of {', '.join(MODES)}")
         self.mode = name
 
-    def tick(self, now: float) -> None:
-        """Let go of instances and conversations whose time is over; about once a second."""
-        self.registry.expire(now)
+    def tick(self, now: float) -> tuple[Engine, ...]:
+        """Let go of what has had its time, about once a second: which instances that were."""
         self.conversations.expire(now)
+        return self.registry.expire(now)
 
     def instances(self, now: float) -> list[dict[str, Any]]:
         """For people: each instance with its load and health."""
@@ -199,7 +199,10 @@ class Router:
             decode = self._policy.choose(candidates, request.key)
             if decode.protocol == "aggregated":
                 return decode, None
-            partners = [p for p in prefillers if together(p.protocol, decode.protocol)]
+            wanted = decode.protocol
+            partners = [
+                p for p in prefillers if p.protocol == wanted or together(p.protocol, wanted)
+            ]
             if partners:
                 return decode, self._policy.choose(partners, request.key)
             alone = alone or decode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 MODES = ("pd", "ppd", "adaptive", "aggregated")
 """What a request's way is: P then D; later turns of a conversation straight to D; whichever the
@@ -13,6 +13,8 @@ PROTOCOLS = ("nixl", "p2p_nccl", "moriio", "aggregated")
 
 POLICIES = ("round_robin", "least_loaded", "random", "prefix_affinity")
 """Which engine serves a request; see `pd_testkit.proxy.policies`."""
+
+_MAY_BE_ZERO = ("retries", "breaker_cool_down_s", "decode_interference", "hop_s")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,11 @@ class Settings:
     """What a way over P costs on top: one more request, and P's one token."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("mode", MODES), ("policy", POLICIES), ("protocol", PROTOCOLS)):
-            value = getattr(self, name)
-            if value not in choices and not (name == "protocol" and not value):
-                raise ValueError(f"{name} {value!r} is none of {', '.join(choices)}")
+        choices = {"mode": MODES, "policy": POLICIES, "protocol": ("", *PROTOCOLS)}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in choices:
+                if value not in choices[field.name]:
+                    raise ValueError(f"{field.name} {value!r} is none of {choices[field.name]}")
+            elif value < 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
+                raise ValueError(f"{field.name} cannot be {value}")

@@ -440,7 +440,7 @@ _IDENTITY = (
     _mutant(
         "049",
         "router",
-        "new_id: Callable[[], str] = lambda: uuid.uuid4().hex",
+        "new_id: Callable[[], str] = lambda: os.urandom(16).hex()",
         'new_id: Callable[[], str] = lambda: "request"',
         "all requests share an id",
     ),
