@@ -15,7 +15,7 @@ from pd_testkit.proxy.router import Router
 from pd_testkit.proxy.server import ProxyServer
 from pd_testkit.proxy.settings import Settings
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 """Reached only on failure."""
 
 HAND_OFF = {"remote_block_ids": [1, 2], "remote_engine_id": "p", "do_remote_prefill": True}
