@@ -7,9 +7,7 @@ another: once those are known, it has been dealt with, and the listener has surv
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ import pytest
 from pd_testkit.contract import Capability, Discovery, Role, Target, Unit
 from pd_testkit.suites.base import Suite, clause
 from pd_testkit.suites.registrations import (
+    HTTP,
     Form,
     Hello,
     Peer,
@@ -25,6 +24,7 @@ from pd_testkit.suites.registrations import (
     known,
     packed,
     register,
+    speak_tcp,
     url,
 )
 
@@ -39,16 +39,6 @@ _MARKER = 100
 """Instances from here on register only to show that what was sent before them is dealt with."""
 
 _A_DAY = 86400.0
-
-_HTTP = b"""\
-GET /health HTTP/1.1\r
-Host: 127.0.0.1:36367\r
-User-Agent: kube-probe/1.33\r
-Accept: */*\r
-Connection: close\r
-\r
-"""
-"""To ZMQ, whose first version had no greeting, this is a frame of 71 bytes, and so on."""
 
 
 class DiscoverySuite(Suite):
@@ -310,8 +300,8 @@ class DiscoverySuite(Suite):
         discovery = make()
         peer = peers.new(discovery)
         garbage = random.Random(pd_seed).randbytes(4096)
-        for number, raw in enumerate((_HTTP, b"\x01" + garbage, b"\xff" + garbage, b"\xff")):
-            _speak_tcp(discovery, raw)
+        for number, raw in enumerate((HTTP, b"\x01" + garbage, b"\xff" + garbage, b"\xff")):
+            speak_tcp(discovery, raw)
             register(discovery, peer, forms[0], P, number)
         _lives_on(discovery, peers, peer, forms[0])
         assert discovery.instances(P) == (*map(url, range(4)), url(_MARKER))
@@ -357,17 +347,6 @@ def _registered_by_role(discovery: Discovery, peer: Peer, form: Form) -> None:
         register(discovery, peer, form, role, number)
     assert discovery.instances(P) == (url(1), url(3))
     assert discovery.instances(D) == (url(2),)
-
-
-def _speak_tcp(discovery: Discovery, raw: bytes) -> None:
-    """Returns when the listener has hung up, or has said nothing for a second."""
-    host, _, port = discovery.endpoint().removeprefix("tcp://").rpartition(":")
-    stranger = socket.create_connection((host, int(port)), timeout=1)
-    with closing(stranger), suppress(OSError):  # of being hung up on, too
-        stranger.sendall(raw)
-        stranger.shutdown(socket.SHUT_WR)
-        while stranger.recv(4096):
-            continue
 
 
 def _lifetime(discovery: Discovery) -> float:

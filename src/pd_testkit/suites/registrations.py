@@ -5,8 +5,10 @@ The messages are packed by msgpack itself, as the engines' own threads do.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any, Protocol
 
 from pd_testkit.contract import Discovery, Role
@@ -16,6 +18,16 @@ DEADLINE_S = 10.0
 
 _HEARTBEAT_S = 0.25
 """After so long an instance that is not known yet registers once more."""
+
+HTTP = b"""\
+GET /health HTTP/1.1\r
+Host: 127.0.0.1:36367\r
+User-Agent: kube-probe/1.33\r
+Accept: */*\r
+Connection: close\r
+\r
+"""
+"""To ZMQ, whose first version had no greeting, this is a frame of 71 bytes, and so on."""
 
 _CODES = {Role.PRODUCER: "P", Role.CONSUMER: "D"}
 
@@ -182,3 +194,14 @@ def known(
             return False
         discovery.wait(left)
     return True
+
+
+def speak_tcp(discovery: Discovery, raw: bytes) -> None:
+    """Returns when the listener has hung up, or has said nothing for a second."""
+    host, _, port = discovery.endpoint().removeprefix("tcp://").rpartition(":")
+    stranger = socket.create_connection((host, int(port)), timeout=1)
+    with closing(stranger), suppress(OSError):  # of being hung up on, too
+        stranger.sendall(raw)
+        stranger.shutdown(socket.SHUT_WR)
+        while stranger.recv(4096):
+            continue

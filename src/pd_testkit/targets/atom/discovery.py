@@ -96,16 +96,25 @@ class _Zmq:
     def Poller(self) -> zmq.Poller:  # noqa: N802  # zmq's name
         # The listener has bound its socket by now.
         self.listening.set()
-        return zmq.Poller()
+        return _Poller()
 
     def end(self, thread: threading.Thread) -> None:
-        """The thread ends, by ContextTerminated, if it has not died before."""
+        """The thread ends at its poller, if it has not died before."""
         terminated = threading.Thread(target=self._context.term)
         terminated.start()
         thread.join()
         for each in self._sockets:
             each.close(linger=0)
         terminated.join()
+
+
+class _Poller(zmq.Poller):
+    def poll(self, timeout: int | None = None) -> list[tuple[Any, int]]:
+        try:
+            return super().poll(timeout)
+        except zmq.ContextTerminated:
+            # A listener that outlives every exception would try again for ever.
+            raise SystemExit from None
 
 
 @contextmanager
