@@ -147,6 +147,8 @@ class TestServerMutants(Planted, ServerSuite):
 class TestFlowMutants(Planted, FlowSuite):
     """The proxy as a server, with real engines behind it."""
 
+    patience_s = 4.0
+
 
 @pytest.mark.parametrize("clause_id", CLAUSES)
 def test_each_clause_is_claimed_by_a_mutant(clause_id: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,11 +24,13 @@ class FlowSuite(Legs, Streams, Failures, Departures, Mistakes, Connections, Crow
     """The proxy as a server, with real engines behind it."""
 
     unit = Unit.FLOW
+    patience_s: ClassVar[float] = 10.0
+    """How long a test waits for what must come; it is only reached on failure."""
 
     @pytest.fixture
     def engines(self) -> Iterator[Engines]:
         """The engines that the test asks for, and who holds which blocks."""
-        made = Engines()
+        made = Engines(self.patience_s)
         yield made
         made.close()
 
@@ -42,7 +44,7 @@ class FlowSuite(Legs, Streams, Failures, Departures, Mistakes, Connections, Crow
 
         def start(*behind: Engine, **options: Any) -> Client:
             instances = [engine.instance for engine in behind]
-            client = Client(make(instances, ProxyOptions(**options)))
+            client = Client(make(instances, ProxyOptions(**options)), self.patience_s)
             clients.append(client)
             return client
 

@@ -86,7 +86,8 @@ class Departures:
             connection.putheader("Content-Type", "application/json")
             connection.putheader("Content-Length", str(len(part) + 1))
             connection.endheaders(part)
+            assert client.post(asked("meanwhile")).status == 200
             connection.close()
-        assert client.post(asked("stays")).status == 200
-        assert [prompt_of(each.body) for each in p.requests] == ['"stays"']
-        engines.ledger.assert_settled(fetched=1)
+            assert client.post(asked("afterwards")).status == 200
+        assert [prompt_of(each.body) for each in p.requests] == ['"meanwhile"', '"afterwards"'] * 2
+        engines.ledger.assert_settled(fetched=4)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pd_testkit.contract import Instance, Role
-from pd_testkit.suites.flow_ledger import PATIENCE_S, Ledger
+from pd_testkit.suites.flow_ledger import Ledger
 from pd_testkit.suites.flow_script import (
     DONE,
     Answer,
@@ -68,7 +68,9 @@ class Received:
 
     def ended(self) -> str:
         """How it ended, once it has."""
-        assert self.over.wait(PATIENCE_S), f"{self.engine.url} still works on its request"
+        assert self.over.wait(self.engine.patience_s), (
+            f"{self.engine.url} still works on its request"
+        )
         return self.outcome
 
 
@@ -80,6 +82,7 @@ class Engine:
 
     def __init__(self, role: Role, engines: Engines) -> None:
         self.role = role
+        self.patience_s = engines.patience_s
         self.script: Script = prefilled if role is Role.PRODUCER else decoded
         self.requests: list[Received] = []
         """All that it received, in order."""
@@ -96,7 +99,7 @@ class Engine:
     def next(self) -> Received:
         """The first request that was not given yet; waits for it."""
         try:
-            return self._new.get(timeout=PATIENCE_S)
+            return self._new.get(timeout=self.patience_s)
         except queue.Empty:
             raise AssertionError(f"no request came to {self.role} {self.url}") from None
 
@@ -172,10 +175,15 @@ class Engine:
 
 
 class Engines:
-    """The engines of one test, and the thread that serves them. Close it."""
+    """The engines of one test, and the thread that serves them. Close it.
 
-    def __init__(self) -> None:
-        self.ledger = Ledger()
+    Args:
+        patience_s: how long a test waits for what must come.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self.patience_s = patience_s
+        self.ledger = Ledger(patience_s)
         self._loop = asyncio.new_event_loop()
         self._turns = itertools.count(1)
         self._numbers = itertools.count(1)
@@ -193,11 +201,11 @@ class Engines:
 
     def gate(self) -> Gate:
         """A gate for the scripts of these engines."""
-        return Gate(self._loop)
+        return Gate(self._loop, self.patience_s)
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """The result of a coroutine on the engines' loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(self.patience_s)
 
     def turn(self) -> int:
         """The next place in the order of what the engines see and say."""

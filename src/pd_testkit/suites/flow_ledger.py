@@ -11,9 +11,6 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-PATIENCE_S = 10.0
-"""How long a test waits for what must come; it is only reached on failure."""
-
 SENTINEL: Mapping[str, Any] = {
     "x_sentinel": "né \U0001f600 \u2028 end",
     "x_numbers": {
@@ -34,7 +31,8 @@ _Key = tuple[str, Any]
 class Ledger:
     """The blocks that P engines hold for D. Used by the engines' thread and by the test's."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
         self._held: dict[_Key, str] = {}
@@ -104,7 +102,7 @@ class Ledger:
         with self._changed:
             self._changed.wait_for(
                 lambda: self._faults or (not self._held and fetched in (None, self._fetched)),
-                PATIENCE_S,
+                self._patience_s,
             )
             assert not self._faults, "; ".join(self._faults)
             assert not self._held, f"P holds blocks that no D ever fetches: {self._held}"

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from pd_testkit.suites.flow_ledger import PATIENCE_S
-
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 JSON = "application/json"
@@ -22,8 +20,9 @@ DONE = b"data: [DONE]\n\n"
 class Gate:
     """Holds an engine's answer at a point until the test opens it. Made by `Engines.gate`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float) -> None:
         self._loop = loop
+        self._patience_s = patience_s
         self._opened = asyncio.Event()
         self._reached = threading.Event()
 
@@ -33,7 +32,7 @@ class Gate:
 
     def reached(self) -> None:
         """Returns when an engine stands here."""
-        assert self._reached.wait(PATIENCE_S), "no engine got as far as the gate"
+        assert self._reached.wait(self._patience_s), "no engine got as far as the gate"
 
     async def passed(self) -> None:
         """The engine's side."""
