@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import httptools
 
 from pd_testkit.proxy import framing
+from pd_testkit.proxy.framing import FIELD_NAMES
 from pd_testkit.proxy.messages import Response, error
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ClientConnection(asyncio.Protocol):
         self._since = 0.0
         """When the last byte came, or the last response was sent."""
         self._url = b""
+        self._path = ""
         self._fields: dict[str, str] = {}
         self._body: list[bytes] = []
         self._size = 0
@@ -197,15 +199,17 @@ class ClientConnection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields[name.decode("latin-1").lower()] = value.decode("latin-1")
+        known = FIELD_NAMES.get(name) or name.decode("latin-1").lower()
+        self._fields[known] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._size = 0
         if self._refused:
             return
+        self._path = path_of(self._url)
         length = self._fields.get("content-length", "0")
-        refusal = self._server.refusal(self._path(), self._fields, int(length))
+        refusal = self._server.refusal(self._path, self._fields, int(length))
         if refusal is not None:
             self._refuse(refusal)
         elif self._fields.get("expect", "").lower() == "100-continue" and self._request is None:
@@ -225,20 +229,11 @@ class ClientConnection(asyncio.Protocol):
         if self._refused:
             return
         method = self._parser.get_method().decode("ascii")
-        request = Request(method, self._path(), self._fields)
+        request = Request(method, self._path, self._fields)
         request.body = b"".join(self._body)
         request.http10 = self._parser.get_http_version() == "1.0"
         request.keep_alive = self._parser.should_keep_alive()
         self._waiting.append(request)
-
-    def _path(self) -> str:
-        url = self._url
-        if not url.startswith(b"/"):  # http://host/path, as a proxy is asked
-            try:
-                url = httptools.parse_url(url).path or b"/"
-            except httptools.HttpParserInvalidURLError:
-                return ""
-        return url.partition(b"?")[0].decode("latin-1")
 
     # One after the other
 
@@ -273,3 +268,13 @@ class ClientConnection(asyncio.Protocol):
         self._closing_at = self._server.now() + LINGER_S
         if self._transport.can_write_eof():
             self._transport.write_eof()
+
+
+def path_of(url: bytes) -> str:
+    """Of a request's target, without the query; empty if there is none."""
+    if not url.startswith(b"/"):  # http://host/path, as a proxy is asked
+        try:
+            url = httptools.parse_url(url).path or b"/"
+        except httptools.HttpParserInvalidURLError:
+            return ""
+    return url.partition(b"?")[0].decode("latin-1")

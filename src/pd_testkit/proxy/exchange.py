@@ -25,7 +25,7 @@ FAREWELL_S = 2.0
 """A client left before D answered. D keeps its call for so long, or until it answers: closed at
 once, it might never have been read, and then nobody tells P that its blocks are free."""
 KEPT_FIELDS = ("retry-after", "www-authenticate")
-"""Of an engine's header fields, besides the content's."""
+"""Of the header fields of an engine's error, besides the content's."""
 
 Retry = Callable[[float], Call | Response]
 
@@ -203,7 +203,7 @@ class Exchange:
             head.status,
             b"".join(self._body),
             head.headers.get("content-type", ""),
-            {name: head.headers[name] for name in KEPT_FIELDS if name in head.headers},
+            _kept(head),
         )
 
     # On the way back
@@ -218,11 +218,12 @@ class Exchange:
         """D's answer came whole before any of it was passed on."""
         assert self._head is not None
         self._connection = None
-        response = self._response(self._head)
-        self._passed = len(response.body)
+        body = b"".join(self._body)
+        self._passed = len(body)
         self._route.finished(now, ok=True)
-        self._end(_outcome(response.status), response.status, now)
-        self._client.respond(response)
+        self._end(_outcome(self._head.status), self._head.status, now)
+        self._client.send(self._client_head(self._head, len(body)) + body)
+        self._client.end()
 
     def _begin(self, now: float) -> None:
         """Pass on the head and what is there of the body."""
@@ -233,17 +234,20 @@ class Exchange:
         self._chunked = length is None and not self._request.http10
         if length is None and not self._chunked:
             self._request.keep_alive = False  # the end of the connection is that of the body
-        head = framing.response_head(
-            self._head.status,
-            fields.get("content-type", ""),
-            None if length is None else int(length),
-            chunked=self._chunked,
-            close=not self._request.keep_alive,
-            extra={name: fields[name] for name in KEPT_FIELDS if name in fields},
-        )
+        head = self._client_head(self._head, None if length is None else int(length))
         body = b"".join(self._body)
         self._body.clear()
         self._client.send(head + self._framed(body))
+
+    def _client_head(self, head: Head, length: int | None) -> bytes:
+        return framing.response_head(
+            head.status,
+            head.headers.get("content-type", ""),
+            length,
+            chunked=self._chunked,
+            close=not self._request.keep_alive,
+            extra=_kept(head),
+        )
 
     def _pass(self, body: bytes, done: bool, now: float) -> None:
         if body and self._first_at is None:
@@ -366,6 +370,12 @@ class Farewell:
     silent = lost
 
 
+def _kept(head: Head) -> dict[str, str]:
+    if head.status < 400:
+        return {}
+    return {name: head.headers[name] for name in KEPT_FIELDS if name in head.headers}
+
+
 def _outcome(status: int) -> str:
     """For metrics and logs."""
     if status < 400:
@@ -376,4 +386,4 @@ def _outcome(status: int) -> str:
 
 
 def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 3)
+    return None if seconds is None else int(seconds * 1e6) / 1e3

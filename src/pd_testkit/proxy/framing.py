@@ -9,6 +9,26 @@ EVENT_STREAM = "text/event-stream"
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+FIELD_NAMES = {
+    spelled.encode(): name
+    for name in (
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "date",
+        "host",
+        "server",
+        "transfer-encoding",
+        "user-agent",
+        "x-request-id",
+    )
+    for spelled in (name, name.title())
+}
+"""The usual names as they are spelled, in lower case: converted faster by looking them up."""
+
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from pd_testkit.proxy import framing
+from pd_testkit.proxy.framing import FIELD_NAMES
 from pd_testkit.proxy.instances import address
 
 MAX_IDLE_S = 60.0
@@ -282,7 +283,8 @@ class Connection(asyncio.Protocol):
         self._fields = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields[name.decode("latin-1").lower()] = value.decode("latin-1")
+        known = FIELD_NAMES.get(name) or name.decode("latin-1").lower()
+        self._fields[known] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
