@@ -216,11 +216,13 @@ class Engines:
         return next(self._numbers)
 
     def close(self) -> None:
-        for engine in self._all:
-            self.run(engine.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            for engine in self._all:
+                self.run(engine.close())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def _engine(self, role: Role, script: Script | None) -> Engine:
         engine = Engine(role, self)

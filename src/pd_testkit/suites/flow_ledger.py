@@ -89,10 +89,6 @@ class Ledger:
             self._held = {key: who for key, who in self._held.items() if key[0] != engine_id}
             self._changed.notify_all()
 
-    def made(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The hand-off as P made it that these parameters speak of."""
-        return self._made[_key(params)]
-
     def assert_settled(self, fetched: int | None = None) -> None:
         """No P holds blocks for nobody, and each hand-off was fetched by its own request.
 

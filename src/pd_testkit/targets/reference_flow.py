@@ -37,10 +37,14 @@ class ProxyServerDriver:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._thread.start()
         self._server = ProxyServer(self._router)
-        self._run(self._server.start("127.0.0.1", 0))
+        try:
+            self._run(self._server.start("127.0.0.1", 0))
+            for instance in instances:
+                self.add(instance)
+        except BaseException:
+            self._end()
+            raise
         self.url = f"http://127.0.0.1:{self._server.port}"
-        for instance in instances:
-            self.add(instance)
 
     def add(self, instance: Instance) -> None:
         engine = Engine(
@@ -58,7 +62,12 @@ class ProxyServerDriver:
         self._do(lambda: self._router.registry.unregister(_LEGS[role], url))
 
     def close(self) -> None:
-        self._run(self._server.stop())
+        try:
+            self._run(self._server.stop())
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

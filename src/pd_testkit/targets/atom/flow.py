@@ -32,7 +32,9 @@ class ProxyServerDriver:
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
-        self._thread = threading.Thread(target=self._serve, args=(listening,), name="atom proxy")
+        self._thread = threading.Thread(
+            target=self._serve, args=(listening,), name="atom proxy", daemon=True
+        )
         self._thread.start()
         for instance in instances:
             self.add(instance)
@@ -48,6 +50,8 @@ class ProxyServerDriver:
         self._thread.join(_STOP_S)
         gc.collect()
         self._open.close()
+        if self._thread.is_alive():
+            raise TargetError("ATOM's proxy does not stop")
 
     def _serve(self, listening: socket.socket) -> None:
         from hypercorn.asyncio import serve
