@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pd_testkit.contract import HandOff, Load, Role, Target, WorkerSpec
+from pd_testkit.suites.hosts import apart
 
 if TYPE_CHECKING:
     from pd_testkit.contract.drivers import Pair
@@ -118,15 +119,15 @@ class Meeting:
             self.pair.wait(0.002)  # looking also moves the fabric on
             self.look()
 
-    def ends_well(self, request_id: str, workers: int = 1) -> bool:
+    def ends_well(self, request_id: str, workers: int = 1, other: int = 1) -> bool:
         """Whether all of D's workers say that it was received, once it has ended.
 
-        Where failures are not reported its end is unknown: what another engine's load, started
-        after it, does not find received is taken for failed.
+        Where failures are not reported its end is unknown: what a load from the engine
+        ``other``, started after it, does not find received is taken for failed.
         """
         if not self._reports_failures:
             after = f"after {request_id}"
-            source = self.hand_off(after, engine=1)
+            source = self.hand_off(after, other)
             self.pair.load([Load(after, ASIDE, source)], seconds=RETURN_S)
             self.until(lambda: self.received[after] == workers, "D does not go on")
             return self.received[request_id] == workers
@@ -134,11 +135,13 @@ class Meeting:
         self.until(ended, f"{request_id} does not end on all of D's workers")
         return not self.failed[request_id]
 
-    def check_never_received(self, source: HandOff) -> None:
-        """A load from there fails, and D goes on with P engine 1."""
+    def check_never_received(self, source: HandOff, other: int = 1) -> None:
+        """A load from there fails, and D goes on with that other P engine."""
         self.start("bad", source, seconds=RETURN_S)
-        assert not self.ends_well("bad"), "KV was taken for good that is not the prompt's"
-        self.fetch("good", engine=1)
+        assert not self.ends_well("bad", other=other), (
+            "KV was taken for good that is not the prompt's"
+        )
+        self.fetch("good", engine=other)
         assert not self.received["bad"], "KV was taken for good that is not the prompt's"
         assert self.failed["bad"] <= 1, "the failure is reported twice"
         assert not self.failed["good"]
@@ -199,16 +202,23 @@ class Meets:
     def meeting(
         self, make: Callable[..., Pair], target: Target
     ) -> Iterator[Callable[..., Meeting]]:
-        """``meeting(*prefill specs, decode=spec)``: one P engine like D's without any."""
+        """``meeting(*prefill specs, decode=spec)``: one P engine like D's without any.
+
+        Each P engine has a host of its own, but for ``one_host=True``.
+        """
         with ExitStack() as taken:
 
-            def build(*prefill: WorkerSpec, decode: WorkerSpec = SPEC) -> Meeting:
+            def build(
+                *prefill: WorkerSpec, decode: WorkerSpec = SPEC, one_host: bool = False
+            ) -> Meeting:
                 fabric = None
                 if target.capabilities.fabric:
                     from pd_testkit.fabric import Fabric
 
                     fabric = Fabric()
                 engines = prefill or (decode,)
+                if not one_host:
+                    engines = apart(engines)
                 pair = make(engines, decode, fabric=fabric)
                 reports = target.capabilities.failure_reporting
                 return Meeting(pair, len(engines), reports, taken)

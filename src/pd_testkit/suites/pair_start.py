@@ -10,6 +10,7 @@ import pytest
 
 from pd_testkit.contract import Target, WorkerSpec
 from pd_testkit.suites.base import Suite
+from pd_testkit.suites.hosts import apart
 from pd_testkit.suites.pair_run import Run
 
 
@@ -23,7 +24,8 @@ class PairBase(Suite):
 
     @pytest.fixture
     def start(self, make: Callable[..., Any], target: Target) -> Callable[..., Run]:
-        """``start(prefill, decode)``: P engines (one spec or several) and D on a fresh fabric.
+        """``start(prefill, decode)``: P engines (one spec or several, each on a host of its own)
+        and D on a fresh fabric.
 
         ``mode`` and ``faults`` as for a pair and a fabric; the rest are `FabricOptions`.
         """
@@ -38,7 +40,7 @@ class PairBase(Suite):
             seed: int = 0,
             **options: Any,
         ) -> Run:
-            producers = [prefill] if isinstance(prefill, WorkerSpec) else list(prefill)
+            producers = apart([prefill] if isinstance(prefill, WorkerSpec) else prefill)
             fabric = Fabric(FabricOptions(**options), faults, seed)
             pair = make(producers, decode, mode=mode, fabric=fabric)
             return Run(pair, fabric, producers, decode, target.capabilities.failure_reporting)

@@ -58,6 +58,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "one peer is remembered, the last (vllm-project/vllm#46115)",
     ),
     Mutant(
+        ("HSK-038",),
+        "peers",
+        _KNOWN,
+        "        others = (peer for at, peer in self._met.items() if at[0] == address[0])\n"
+        "        known = known or next(others, None)\n"
+        "        if known is not None:\n            return known[1]\n",
+        "peers are known by their host alone",
+    ),
+    Mutant(
         ("HSK-007",),
         "side_channel",
         "type=socket.SOCK_STREAM)",

@@ -57,6 +57,11 @@ _ACQUAINTANCE = (
         ("vllm-project/vllm#46115",),
     ),
     _clause(
+        38,
+        "Two engines of one host are told apart: each load brings its own engine's KV.",
+        "With two P engines on a host D decodes from the KV of the one that it met first.",
+    ),
+    _clause(
         7,
         "A peer is met by its host's name.",
         "Deployments whose hosts have names, as in Kubernetes, cannot transfer at all.",
