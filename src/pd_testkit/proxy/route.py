@@ -146,13 +146,17 @@ class Route:
         return self.call
 
     def lost(self, now: float) -> Call | Response:
-        """The connection to the engine broke before anything of its answer was passed on."""
+        """The connection to the engine broke before anything of its answer was passed on.
+
+        -> another attempt; or a 502, always so once D's head was in.
+        """
         return self._retry(self._asked, now) or self._end(
             error(502, f"the {self.call.leg} engine is gone")
         )
 
     def silent(self, now: float) -> Call | Response:
-        """The engine sent nothing for the read timeout, and nothing was passed on."""
+        """The engine sent nothing for the read timeout, and nothing was passed on: as `lost`, but
+        a 504."""
         return self._retry(self._asked, now) or self._end(
             error(504, f"the {self.call.leg} engine does not answer")
         )
@@ -183,20 +187,17 @@ class Route:
             return
         attempt.decode.breaker.answering(self)
         self._prefilled()
-        if attempt.kind == "pd":
+        if attempt.kind == "pd" and self.stream:  # a whole answer waits for the decode, too
             self._router.cost.transferred(self._request.tokens, now - self._called_at)
 
     def finished(self, now: float, ok: bool) -> None:
         """D's answer has come to its end; or not ``ok``: it broke off."""
         if self._over:
             return
-        decode = self._attempt.decode
         if self._succeeding and ok:
-            decode.breaker.succeeded()
+            self._attempt.decode.breaker.succeeded()
         elif self._succeeding:
-            decode.breaker.failed(now)
-            if self._request.prompt is not None:
-                self._router.conversations.forget(self._request.prompt)
+            self._failed(self._attempt.decode, now)
         self._leave()
 
     def cancelled(self, now: float) -> Call | None:
@@ -239,11 +240,14 @@ class Route:
         self._ahead = self._held[-1].queued_tokens
 
     def _retry(self, failed: Instance, now: float) -> Call | None:
-        """Another attempt, without the engines that have failed; None: there is none."""
+        """Another attempt, without the engines that have failed; None: there is none.
+
+        Nor is there one after D's head: D has had P's blocks released then.
+        """
         if self._over:
             return None
-        failed.breaker.failed(now)
-        if self.retries == self._router.settings.retries:
+        self._failed(failed, now)
+        if self._passing or self.retries == self._router.settings.retries:
             return None
         self._tried.append(failed)
         self._release_all()
@@ -253,6 +257,11 @@ class Route:
         self.retries += 1
         self._follow(attempt, now)
         return self.call
+
+    def _failed(self, instance: Instance, now: float) -> None:
+        instance.breaker.failed(now)
+        if self._passing and self._request.prompt is not None:
+            self._router.conversations.forget(self._request.prompt)
 
     def _remember(self, now: float) -> None:
         """D has the prompt's KV, and shall get the conversation's next turn."""

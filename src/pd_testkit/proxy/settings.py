@@ -82,5 +82,5 @@ class Settings:
             if field.name in choices:
                 if value not in choices[field.name]:
                     raise ValueError(f"{field.name} {value!r} is none of {choices[field.name]}")
-            elif value < 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
+            elif not (value > 0 or (value == 0 and field.name in _MAY_BE_ZERO)):
                 raise ValueError(f"{field.name} cannot be {value}")
