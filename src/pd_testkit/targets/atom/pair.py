@@ -24,7 +24,7 @@ from pd_testkit.stubs import Installation
 from pd_testkit.targets.atom import checkout
 from pd_testkit.targets.atom.pair_process import Process
 from pd_testkit.targets.atom.pair_worker import Worker
-from pd_testkit.targets.atom.ports import port_range
+from pd_testkit.targets.atom.ports import loopback, port_range
 from pd_testkit.targets.atom.scheduler import SchedulerSideDriver
 from pd_testkit.targets.atom.sequences import engine_config
 from pd_testkit.targets.atom.versions import Version
@@ -122,7 +122,8 @@ class PairDriver:
             closing.callback(process.close)
 
             def engine(role: Role, spec: WorkerSpec) -> Engine:
-                base = closing.enter_context(port_range(spec.dp_size * spec.tp_size + 1))
+                count = spec.dp_size * spec.tp_size + 1
+                base = closing.enter_context(port_range(count, loopback(spec.host)))
                 with checkout.environment(checkout.HOST_IP, spec.host):
                     return Engine(version, stubs, process, role, spec, base, leaving)
 

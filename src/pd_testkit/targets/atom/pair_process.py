@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from pd_testkit.targets.atom.ports import loopback
+
 _PATIENCE_S = 30.0
 """Seconds for which `Process.close` waits for a thread that it has told to end."""
 
@@ -45,10 +47,9 @@ class Process:
     def listen(self, host: str, start: Callable[[], None]) -> None:
         """Runs ``start``, which starts a listener, until that listens or has failed to.
 
-        ATOM's listeners take all interfaces. Here they take ``host``, which is on the loopback; for
-        a name or an address of IPv6, IPv4's own loopback, as ``*`` is IPv4's to ZMQ.
+        ATOM's listeners take all interfaces; here they take `loopback` of the host.
         """
-        self._listens_at = host if host.startswith("127.") else "127.0.0.1"
+        self._listens_at = loopback(host)
         self._listening.clear()
         start()
         if not self._listening.wait(_PATIENCE_S):

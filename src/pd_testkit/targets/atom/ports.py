@@ -9,9 +9,15 @@ from contextlib import ExitStack, contextmanager
 _ATTEMPTS = 100
 
 
+def loopback(host: str) -> str:
+    """Where a worker of that host listens: ATOM's side channel takes all of IPv4's interfaces, of
+    which this is one. For a name or an address of IPv6 it is IPv4's own loopback."""
+    return host if host.startswith("127.") else "127.0.0.1"
+
+
 @contextmanager
-def port_range(count: int) -> Iterator[int]:
-    """The first of so many consecutive free ports of the loopback, kept from others within.
+def port_range(count: int, host: str) -> Iterator[int]:
+    """The first of so many consecutive free ports of an IPv4 host, kept from others within.
 
     The sockets that keep them never listen, and let ZMQ's listeners bind the same ports
     (``SO_REUSEADDR``).
@@ -21,10 +27,10 @@ def port_range(count: int) -> Iterator[int]:
     """
     with ExitStack() as kept:
         for _ in range(_ATTEMPTS):
-            base = _keep(kept, 0)
+            base = _keep(kept, host, 0)
             try:
                 for port in range(base + 1, base + count):
-                    _keep(kept, port)
+                    _keep(kept, host, port)
             except (OSError, OverflowError):  # somebody has it, or there is no such port
                 kept.close()
                 continue
@@ -33,8 +39,8 @@ def port_range(count: int) -> Iterator[int]:
         raise OSError(f"no {count} free ports in a row were found")
 
 
-def _keep(kept: ExitStack, port: int) -> int:
+def _keep(kept: ExitStack, host: str, port: int) -> int:
     made = kept.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-    made.bind(("127.0.0.1", port))  # alone: it fails where somebody else is
+    made.bind((host, port))  # alone: it fails where somebody else is
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return int(made.getsockname()[1])
