@@ -24,8 +24,21 @@ and an engine that dies over it is a clean error."""
 FAREWELL_S = 2.0
 """A client left before D answered. D keeps its call for so long, or until it answers: closed at
 once, it might never have been read, and then nobody tells P that its blocks are free."""
-KEPT_FIELDS = ("retry-after", "www-authenticate")
-"""Of the header fields of an engine's error, besides the content's."""
+OWN_FIELDS = frozenset(
+    {
+        "connection",
+        "content-length",
+        "content-type",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Header fields that each connection has its own of (RFC 9110, 7.6.1), or that are set apart."""
 
 Retry = Callable[[float], Call | Response]
 
@@ -139,14 +152,27 @@ class Exchange:
         now = self._server.now()
         connection, self._connection = self._connection, None
         untold = self._route.cancelled(now)
-        if connection is not None and (untold is None or self._call.leg == "prefill"):
-            connection.cancel()
-            connection = None
+        if connection is not None and untold is None:
+            if self._call.leg == "prefill" and self._head is not None:
+                connection.hand_over(Bequest(self), now + FAREWELL_S)  # P is through, and keeps KV
+            else:
+                connection.cancel()
         if untold is not None:
-            if connection is None:
-                connection = self._send(untold)
-            connection.hand_over(Farewell(connection), now + FAREWELL_S)
+            self._see_off(connection or self._send(untold), now)
         self._end("cancelled", 499, now)
+
+    def bequeathed(self, body: bytes, done: bool) -> None:
+        """More of the answer of a P whose client has left: D is told, so that P's blocks go."""
+        assert self._head is not None
+        self._body.append(body)
+        if done:
+            now = self._server.now()
+            untold = self._route.answered(self._response(self._head), now)
+            if isinstance(untold, Call):
+                self._see_off(self._send(untold), now)
+
+    def _see_off(self, connection: Connection, now: float) -> None:
+        connection.hand_over(Farewell(connection), now + FAREWELL_S)
 
     def pause(self) -> None:
         if self._connection is not None and self._passing:
@@ -302,7 +328,7 @@ class Exchange:
         assert self._head is not None
         self._route.finished(now, ok=False)
         self._end("broken", self._head.status, now)
-        if self._head.is_event_stream:
+        if self._head.is_event_stream and "content-length" not in self._head.headers:
             self._client.send(self._framed(framing.event(refusal.body)))
         self._client.cut()
 
@@ -370,10 +396,30 @@ class Farewell:
     silent = lost
 
 
+class Bequest:
+    """Sink of P's answer when its client has left."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def received(self, head: Head | None, body: bytes, done: bool) -> None:
+        self._exchange.bequeathed(body, done)
+
+    def lost(self) -> None:
+        """P is gone, and its blocks with it, or `FAREWELL_S` are over."""
+
+    silent = lost
+
+
 def _kept(head: Head) -> dict[str, str]:
-    if head.status < 400:
-        return {}
-    return {name: head.headers[name] for name in KEPT_FIELDS if name in head.headers}
+    """The engine's header fields that are the client's, too."""
+    fields = head.headers
+    own = fields.get("connection", "").lower().replace(" ", "").split(",")
+    return {
+        name: value for name, value in fields.items() if name not in OWN_FIELDS and name not in own
+    }
 
 
 def _outcome(status: int) -> str:
