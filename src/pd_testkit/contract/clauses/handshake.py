@@ -81,7 +81,7 @@ _LISTENER = (
     ),
     _clause(
         10,
-        "A message with frames too few, too many or cut off does not end P's listener.",
+        "A message with frames too few, too many, cut off or changed does not end P's listener.",
         "One malformed message, and no D can meet this P again.",
     ),
     _clause(
@@ -103,7 +103,7 @@ _LISTENER = (
     ),
     _clause(
         14,
-        "A completion that comes a second time, or makes no sense, is not reported by P.",
+        "A completion that comes a second time is not reported again by P.",
         "P frees blocks that belong to another request by now, or its engine asserts.",
         ("vllm-project/vllm#57570", "vllm-project/vllm#46874"),
     ),
