@@ -20,8 +20,8 @@ class Arrival:
 
     @clause("PAIR-002")
     def test_nothing_else_in_d_changes(self, start):
-        run = start(spec(), spec(num_blocks=9))
-        run.arrive(run.fetch(run.prompt("a", [0, 15, 7]), [0, 8, 4]))
+        run = start(spec(), spec(num_blocks=10))
+        run.arrive(run.fetch(run.prompt("a", [0, 14, 7]), [0, 8, 4]))
         run.check_untouched(Role.CONSUMER)
 
     @clause("PAIR-003")

@@ -66,19 +66,19 @@ class Ranks:
 
     @clause("PAIR-019")
     def test_more_d_ranks_than_p_ranks_share_out_the_heads(self, start):
-        for theirs, ours in ((1, 2), (1, 8), (2, 8)):
+        for theirs, ours in ((1, 8), (2, 4)):
             shape = {"kv_heads": 8, "layers": 1}
             fetched(start, spec(tp_size=theirs, **shape), spec(tp_size=ours, **shape)).settle()
 
     @clause("PAIR-020")
     def test_fewer_d_ranks_than_p_ranks_gather_the_heads(self, start):
-        for theirs, ours in ((2, 1), (8, 1), (8, 2)):
+        for theirs, ours in ((8, 1), (4, 2)):
             shape = {"kv_heads": 8, "layers": 1}
             fetched(start, spec(tp_size=theirs, **shape), spec(tp_size=ours, **shape)).settle()
 
     @clause("PAIR-021")
     def test_replicated_heads_go_to_every_rank_that_holds_them(self, start):
-        for theirs, ours, heads in ((1, 4, 2), (2, 8, 2), (8, 4, 2), (8, 1, 2)):
+        for theirs, ours, heads in ((1, 4, 2), (8, 1, 2), (4, 8, 2)):
             shape = {"kv_heads": heads, "layers": 1}
             fetched(start, spec(tp_size=theirs, **shape), spec(tp_size=ours, **shape))
 
@@ -91,14 +91,14 @@ class Ranks:
 
     @clause("PAIR-023")
     def test_latent_caches_go_to_every_rank(self, start):
-        for theirs, ours in ((1, 4), (4, 1), (2, 4)):
+        for theirs, ours in ((1, 4), (4, 1)):
             mla = spec(mla=True, kv_heads=1, head_dim=24, layers=1)
             fetched(start, replace(mla, tp_size=theirs), replace(mla, tp_size=ours))
 
     @clause("PAIR-024")
     def test_every_rank_of_p_is_told_also_one_that_nobody_reads_from(self, start):
         mla = spec(mla=True, kv_heads=1, head_dim=24, layers=1)
-        for theirs, ours in ((4, 1), (4, 2), (2, 4)):
+        for theirs, ours in ((4, 1), (4, 2)):
             fetched(start, replace(mla, tp_size=theirs), replace(mla, tp_size=ours)).settle()
 
     @clause("PAIR-025")

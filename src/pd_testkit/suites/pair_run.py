@@ -266,26 +266,30 @@ class Run:
         self.told(*self.prompts.values())
         self.check()
 
-    def survive(self, fault: Fault, *orders: Order) -> None:
-        """The fault fired; each load ended as a reported failure or with the right bytes; P got
-        its blocks back; and with the fault withdrawn, the next load arrives.
+    def survive(self, fault: Fault) -> Order:
+        """The fault fires on a load, which ends as a reported failure or with the right bytes; P
+        gets its blocks back; and with the fault withdrawn, the next load arrives.
 
         Where the target reports no failures, a load that failed may stay unreported.
         """
+        fired = self.fabric.counters.faults[fault.name]
+        self.fabric.inject(fault)
+        number = len(self.orders)
+        prompt = self.prompt(f"{fault.name}-{number}", [3, 1])
+        order = self.fetch(prompt, [0, 2])
         if self.reports_failures:
-            self.until(
-                lambda: all(map(self.is_over, orders)), f"loads of {self._names(orders)} reported"
-            )
+            self.until(lambda: self.is_over(order), f"the load of {order.request_id} reported")
+            self.told(prompt)
         else:
             self.until(lambda: self.is_idle, "the network is idle")
-        assert self.fabric.counters.faults[fault.name], f"no {fault.name} has fired"
+        assert self.fabric.counters.faults[fault.name] > fired, f"no {fault.name} has fired"
         self.fabric.withdraw(fault)
         self.probe()
-        if self.reports_failures:
-            self.told(*self.prompts.values())
         self.fabric.run_until_idle()
         self.poll()
         self.check()
+        self.discard(order)
+        return order
 
     def probe(self, dp_rank: int = 0) -> None:
         """A load through the last block of both sides arrives."""
@@ -302,9 +306,10 @@ class Run:
         return self.fabric.clock.next_due is None
 
     def check(self) -> None:
-        """Nobody said anything twice, no byte is other than it should be, and no block was used
-        beyond its life."""
+        """Nobody said anything twice, nothing is on its way, no byte is other than it should be,
+        and no block was used beyond its life."""
         self.check_reports()
+        assert not self.fabric.in_flight, f"still on their way: {self.fabric.in_flight}"
         self.check_untouched(*Role)
         self.lives.check()
 
@@ -342,13 +347,15 @@ class Run:
 
     def _take(self, worker: Worker, report: WorkerReport) -> None:
         for name in report.sent:
-            assert name in self.prompts, f"P reports {name!r}, which it does not hold"
+            held = name in self.prompts and worker in self.holders(self.prompts[name])
+            assert held, f"{worker} reports {name!r}, which it does not hold"
             self._once(self.ended.sent, name, worker, self.prompts[name].blocks)
+        for name in (*report.failed, *report.received):
+            ours = name in self.orders and worker in self.readers(self.orders[name])
+            assert ours, f"{worker} reports {name!r}, which it does not load"
         for name in report.failed:
-            assert name in self.orders, f"D reports {name!r}, which it does not load"
             self._once(self.ended.failed, name, worker, self.orders[name].blocks)
         for name in report.received:
-            assert name in self.orders, f"D reports {name!r}, which it does not load"
             self._receive(self.orders[name], worker)
 
     def _once(

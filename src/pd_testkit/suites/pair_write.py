@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pd_testkit.contract import Role
 from pd_testkit.suites.base import clause
-from pd_testkit.suites.pair_faults import fails, hangs, survives
+from pd_testkit.suites.pair_faults import IMPATIENCE, fails, hangs, impatient, survives
 from pd_testkit.suites.pair_geometry import fetched
 from pd_testkit.suites.pair_start import spec
 
@@ -77,7 +77,7 @@ class Writing:
 
     @clause("PAIR-079")
     def test_writes_that_hang_end_as_a_failure(self, start, net):
-        hangs(start, net.Hang(), mode="write")
+        hangs(start, net, mode="write")
 
     @clause("PAIR-080")
     def test_an_abort_under_a_write_frees_nothing_before_it_has_landed(self, start):
@@ -95,9 +95,15 @@ class Writing:
 
     @clause("PAIR-081")
     def test_a_writer_that_dies_fails_the_load(self, start):
-        run = start(spec(), spec(patience_s=0.5), mode="write", poll_advances=False)
-        run.transfers_of_a_load()
-        order = run.post(run.prompt("a", [3, 1]), [0, 2])
+        for patience_s in IMPATIENCE:
+            run = start(spec(), spec(patience_s=patience_s), mode="write", poll_advances=False)
+            order = run.fetch(run.prompt("a", [3, 1]), [0, 2])
+            run.until(
+                lambda: run.fabric.in_flight or run.is_over(order),  # noqa: B023
+                "P writes",
+            )
+            if run.fabric.in_flight:
+                break
         run.pair.kill()
         run.land(order)
         assert run.is_failed(order)
@@ -105,17 +111,10 @@ class Writing:
 
     @clause("PAIR-082")
     def test_lost_notifications_are_no_success_and_doubled_ones_count_once(self, start, net):
-        run = start(spec(), spec(), mode="write")
-        run.fabric.inject(net.DuplicateNotification(seconds=1e-3))
+        run = start(spec(), spec(), mode="write", faults=[net.DuplicateNotification()])
         run.fetch(run.prompt("a", [3, 1]), [0, 2])
         run.settle()
         if run.fabric.counters.notifications:  # nothing to lose where nobody is notified
-            run.fabric.run_until_idle()
             assert run.fabric.counters.faults["duplicate_notification"]
-            lost = start(spec(patience_s=0.3), spec(patience_s=0.3), mode="write")
-            lost.fabric.inject(net.LostNotification())
-            order = lost.fetch(lost.prompt("a", [3, 1]), [0, 2])
-            lost.until(lambda: lost.is_over(order), "the load is reported")
-            assert lost.fabric.counters.faults["lost_notification"]
-            lost.told(order.prompt)
-            lost.check()
+            run, _ = impatient(start, net.LostNotification(), mode="write")
+            run.check()
