@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -72,7 +73,7 @@ class Workers:
 
     def wait(self, timeout_s: float) -> None:
         """Blocks until an answer has come or a worker has died, at most so long."""
-        for source, _ in self._poller.poll(max(0.0, timeout_s) * 1e3):
+        for source, _ in self._poller.poll(math.ceil(max(0.0, timeout_s) * 1e3)):
             if source is not self._socket:
                 rank = next(r for r, line in enumerate(self._lines) if line.fileno() == source)
                 self._poller.unregister(source)

@@ -58,6 +58,7 @@ class WorkerGroupDriver:
         self._crew = pool.take(size)
         self._group = WorkerGroup(self._crew.workers)
         self._answered = [0] * size  # at the end of the last step
+        self._failed = False
 
     def tell(self, rank: int, *reports: WorkerReport) -> None:
         for report in reports:
@@ -77,8 +78,10 @@ class WorkerGroupDriver:
     def step(self, timeout_s: float) -> WorkerReport | None:
         try:
             out = self._group.step(timeout_s)
-        finally:
-            self._answered = [self._group.answered(rank) for rank in range(len(self._answered))]
+        except Exception:
+            self._failed = True
+            raise
+        self._answered = [self._group.answered(rank) for rank in range(len(self._answered))]
         return None if out is None else WorkerReport(out.sent, out.received, out.failed)
 
     def settle(self, rank: int, reports: int) -> None:
@@ -99,16 +102,8 @@ class WorkerGroupDriver:
         """Workers that have answered every step go back to the pool; others end."""
         for script in self._crew.scripts:
             script.forget()
-        if self._in_step():
+        sound = not self._failed and all(map(self.alive, range(len(self._answered))))
+        if sound and self._group.step(_PATIENCE_S) is not None:
             self._pool.give_back(self._crew)
         else:
             self._crew.close()
-
-    def _in_step(self) -> bool:
-        """Whether all workers are alive, and have nothing more to answer."""
-        if not all(map(self.alive, range(len(self._answered)))):
-            return False
-        try:
-            return self._group.step(_PATIENCE_S) is not None
-        except RuntimeError:
-            return False
