@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pd_testkit.proxy import framing
+from pd_testkit.proxy import farewell, framing
 from pd_testkit.proxy.downstream import ClientConnection, Request
 from pd_testkit.proxy.messages import Call, Response, error
 from pd_testkit.proxy.route import Route
@@ -21,9 +21,6 @@ MAX_PREFILL_ANSWER_BYTES = 64 * 2**20
 HOLD_BYTES = 1024 * 1024
 """An answer that is no stream and gives a length up to this is sent when it is whole: one write,
 and an engine that dies over it is a clean error."""
-FAREWELL_S = 2.0
-"""A client left before D answered. D keeps its call for so long, or until it answers: closed at
-once, it might never have been read, and then nobody tells P that its blocks are free."""
 OWN_FIELDS = frozenset(
     {
         "connection",
@@ -139,7 +136,9 @@ class Exchange:
             self._begin(now)
 
     def lost(self) -> None:
-        self._broken(502, "the engine's connection broke", self._route.lost)
+        made = self._connection is not None and self._connection.made
+        retry = self._route.lost if made else self._route.refused
+        self._broken(502, "the engine's connection broke", retry)
 
     def silent(self) -> None:
         self._broken(504, "the engine sent nothing for too long", self._route.silent)
@@ -154,25 +153,20 @@ class Exchange:
         untold = self._route.cancelled(now)
         if connection is not None and untold is None:
             if self._call.leg == "prefill" and self._head is not None:
-                connection.hand_over(Bequest(self), now + FAREWELL_S)  # P is through, and keeps KV
+                farewell.await_hand_over(connection, self._handed_over, now)
             else:
                 connection.cancel()
         if untold is not None:
-            self._see_off(connection or self._send(untold), now)
+            farewell.await_reading(connection or self._send(untold), now)
         self._end("cancelled", 499, now)
 
-    def bequeathed(self, body: bytes, done: bool) -> None:
-        """More of the answer of a P whose client has left: D is told, so that P's blocks go."""
+    def _handed_over(self, rest: bytes, now: float) -> None:
+        """P's answer is whole, and its client has left: D is told of P's blocks all the same."""
         assert self._head is not None
-        self._body.append(body)
-        if done:
-            now = self._server.now()
-            untold = self._route.answered(self._response(self._head), now)
-            if isinstance(untold, Call):
-                self._see_off(self._send(untold), now)
-
-    def _see_off(self, connection: Connection, now: float) -> None:
-        connection.hand_over(Farewell(connection), now + FAREWELL_S)
+        self._body.append(rest)
+        untold = self._route.answered(self._response(self._head), now)
+        if isinstance(untold, Call):
+            farewell.await_reading(self._send(untold), now)
 
     def pause(self) -> None:
         if self._connection is not None and self._passing:
@@ -378,48 +372,13 @@ class Exchange:
         )
 
 
-class Farewell:
-    """Sink of a call whose client has left: the connection is closed once D has answered."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def received(self, head: Head | None, body: bytes, done: bool) -> None:
-        if not done:
-            self._connection.cancel()
-
-    def lost(self) -> None:
-        """D is gone, or `FAREWELL_S` are over; nothing more can be done for P."""
-
-    silent = lost
-
-
-class Bequest:
-    """Sink of P's answer when its client has left."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def received(self, head: Head | None, body: bytes, done: bool) -> None:
-        self._exchange.bequeathed(body, done)
-
-    def lost(self) -> None:
-        """P is gone, and its blocks with it, or `FAREWELL_S` are over."""
-
-    silent = lost
-
-
 def _kept(head: Head) -> dict[str, str]:
     """The engine's header fields that are the client's, too."""
     fields = head.headers
-    own = fields.get("connection", "").lower().replace(" ", "").split(",")
-    return {
-        name: value for name, value in fields.items() if name not in OWN_FIELDS and name not in own
-    }
+    kept = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
+    for name in fields.get("connection", "").split(","):
+        kept.pop(name.strip().lower(), None)
+    return kept
 
 
 def _outcome(status: int) -> str:

@@ -142,6 +142,8 @@ class Connection(asyncio.Protocol):
         self._fresh = True
         """No call was answered on it yet: when it breaks, it was not closed for being idle."""
         self._heard = False
+        self.made = False
+        """The engine has accepted it, so that it may have the request."""
         self.paused = False
         """Nothing is read: whoever takes the answer is slow."""
         self._until = math.inf
@@ -229,6 +231,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._connecting = None
+        self.made = True
         if self._sink is None:  # cancelled as it was made
             self._transport.abort()
         else:
@@ -284,7 +287,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         known = FIELD_NAMES.get(name) or name.decode("latin-1").lower()
-        self._fields[known] = value.decode("latin-1")
+        text = value.decode("latin-1")
+        self._fields[known] = f"{self._fields[known]}, {text}" if known in self._fields else text
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
