@@ -112,6 +112,15 @@ def together(p: str, d: str) -> bool:
     return p == d or ("" in (p, d) and not {p, d} & {"p2p_nccl", "aggregated"})
 
 
+def decode_is_bound(pair: Pair) -> bool:
+    """P was told which D it computes for, so that no other can take its KV over."""
+    return (
+        pair.protocol == "p2p_nccl"
+        or pair.prefill.transfer_mode == "write"
+        or (pair.protocol == "moriio" and bool(pair.decode.zmq_address))
+    )
+
+
 def whole_body(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
     """One engine does all of it."""
     if "kv_transfer_params" not in wanted:

@@ -154,6 +154,14 @@ class Route:
             error(502, f"the {self.call.leg} engine is gone")
         )
 
+    def refused(self, now: float) -> Call | Response:
+        """No connection to the engine could be made: it has nothing of the call.
+
+        As `lost`, but for a D: where another one can, it takes over what P has handed out, which
+        else would stay on P for good.
+        """
+        return self._elsewhere(now) or self.lost(now)
+
     def silent(self, now: float) -> Call | Response:
         """The engine sent nothing for the read timeout, and nothing was passed on: as `lost`, but
         a 504."""
@@ -258,6 +266,35 @@ class Route:
         self._follow(attempt, now)
         return self.call
 
+    def _elsewhere(self, now: float) -> Call | None:
+        """The decode call, to another D."""
+        refusing = self._attempt.decode
+        if self._over or self.kind != "pd" or self.call.leg != "decode":
+            return None
+        if self.retries == self._router.settings.retries:
+            return None
+        tried = [*self._tried, refusing]
+        attempt = self._router.decode_elsewhere(self._request, self._attempt, tried, now)
+        if attempt is None:
+            return None
+        self._failed(refusing, now)
+        self._release(refusing)
+        self.retries += 1
+        self._tried = tried
+        self._attempt = attempt
+        self._held.append(attempt.decode)
+        attempt.decode.in_flight += 1
+        attempt.decode.breaker.enter(self)
+        self._called_at = now
+        self.call = Call(
+            "decode",
+            attempt.decode.engine,
+            self._request.path,
+            attempt.decode_headers,
+            self.call.body,
+        )
+        return self.call
+
     def _failed(self, instance: Instance, now: float) -> None:
         instance.breaker.failed(now)
         if self._passing and self._request.prompt is not None:
@@ -266,7 +303,7 @@ class Route:
     def _remember(self, now: float) -> None:
         """D has the prompt's KV, and shall get the conversation's next turn."""
         request, attempt = self._request, self._attempt
-        if request.prompt is not None and attempt.kind != "aggregated":
+        if request.prompt is not None:
             self._router.conversations.remember(
                 request.prompt,
                 attempt.decode,

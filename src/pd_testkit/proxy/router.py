@@ -17,6 +17,7 @@ from pd_testkit.proxy.policies import policy
 from pd_testkit.proxy.prompts import estimated_tokens, opening, prompt_of
 from pd_testkit.proxy.protocols import (
     Pair,
+    decode_is_bound,
     plain_request_id,
     prefill_body,
     request_id,
@@ -173,6 +174,36 @@ class Router:
         if prefill is None:
             return self._nobody(prefillers, decoders, now)
         return self._split(request, prefill, decode, turn)
+
+    def decode_elsewhere(
+        self, request: Request, attempt: Attempt, tried: Sequence[Instance], now: float
+    ) -> Attempt | None:
+        """The attempt with another D, which takes over what P has handed out; None: there is none.
+
+        Its call is still the old one.
+        """
+        assert attempt.prefill is not None
+        assert attempt.pair is not None
+        if decode_is_bound(attempt.pair):
+            return None
+        wanted = attempt.prefill.protocol
+        decoders = [
+            each
+            for each in self._available("decode", tried, now)
+            if each.protocol == wanted or together(wanted, each.protocol)
+        ]
+        if not decoders:
+            return None
+        decode = self._policy.choose(decoders, request.key)
+        self._number(decode)
+        rank = self._kept_dp_rank(request, decode, None)
+        return msgspec.structs.replace(
+            attempt,
+            decode=decode,
+            decode_headers=_headers(request, attempt.request_id, rank),
+            dp_rank=rank,
+            continued=None,
+        )
 
     def _available(self, leg: Leg, tried: Sequence[Instance], now: float) -> list[Instance]:
         room = self.settings.max_in_flight_per_engine
