@@ -12,7 +12,15 @@ from array import array
 import numpy as np
 import pytest
 
-from pd_testkit.fabric import Delay, Fabric, FabricOptions, RegionHandle, Status
+from pd_testkit.fabric import (
+    Delay,
+    EarlyCompletion,
+    Fabric,
+    FabricOptions,
+    Hang,
+    RegionHandle,
+    Status,
+)
 from tests.kit.fabric_pair import BLOCK, BLOCKS, pair
 
 
@@ -163,6 +171,20 @@ def test_deregistered_remote_memory_is_a_remote_access_error():
     assert p.landed(in_flight) is Status.RDMA_ERROR
     assert after.status is Status.RDMA_ERROR
     assert "not registered" in after.message
+    assert not p.d_cache.any()
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_nothing_is_in_flight_to_or_from_memory_that_is_deregistered(side):
+    p = pair(faults=[Hang(nth=1), EarlyCompletion(nth=2, seconds=1.0)])
+    hung, early = p.read(), p.read()
+    p.fabric.clock.advance(0.5)
+    assert p.fabric.in_flight == (hung, early)
+    getattr(p, side).deregister()
+    assert p.fabric.in_flight == ()
+    assert (hung.status, early.status) == (Status.IN_PROGRESS, Status.SUCCESS)
+    p.fabric.run_until_idle()
+    p.prefill.kill()
     assert not p.d_cache.any()
 
 
