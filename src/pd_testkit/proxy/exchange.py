@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pd_testkit.proxy import farewell, framing
+from pd_testkit.proxy import framing
 from pd_testkit.proxy.downstream import ClientConnection, Request
+from pd_testkit.proxy.farewell import Bequest, Farewell
 from pd_testkit.proxy.messages import Call, Response, error
 from pd_testkit.proxy.route import Route
 from pd_testkit.proxy.upstream import Connection, Head
@@ -21,6 +22,9 @@ MAX_PREFILL_ANSWER_BYTES = 64 * 2**20
 HOLD_BYTES = 1024 * 1024
 """An answer that is no stream and gives a length up to this is sent when it is whole: one write,
 and an engine that dies over it is a clean error."""
+FAREWELL_S = 2.0
+"""A call whose client has left is kept for so long at most. D's until it answers: closed at once,
+it might never be read. P's, if its answer has begun, until that is whole."""
 OWN_FIELDS = frozenset(
     {
         "connection",
@@ -153,11 +157,11 @@ class Exchange:
         untold = self._route.cancelled(now)
         if connection is not None and untold is None:
             if self._call.leg == "prefill" and self._head is not None:
-                farewell.await_hand_over(connection, self._handed_over, now)
+                connection.hand_over(Bequest(self._handed_over), now + FAREWELL_S)
             else:
                 connection.cancel()
         if untold is not None:
-            farewell.await_reading(connection or self._send(untold), now)
+            self._see_off(connection or self._send(untold), now)
         self._end("cancelled", 499, now)
 
     def _handed_over(self, rest: bytes, now: float) -> None:
@@ -166,7 +170,10 @@ class Exchange:
         self._body.append(rest)
         untold = self._route.answered(self._response(self._head), now)
         if isinstance(untold, Call):
-            farewell.await_reading(self._send(untold), now)
+            self._see_off(self._send(untold), now)
+
+    def _see_off(self, connection: Connection, now: float) -> None:
+        connection.hand_over(Farewell(connection), now + FAREWELL_S)
 
     def pause(self) -> None:
         if self._connection is not None and self._passing:
@@ -375,10 +382,10 @@ class Exchange:
 def _kept(head: Head) -> dict[str, str]:
     """The engine's header fields that are the client's, too."""
     fields = head.headers
-    kept = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
-    for name in fields.get("connection", "").split(","):
-        kept.pop(name.strip().lower(), None)
-    return kept
+    own = fields.get("connection", "").lower().replace(" ", "").split(",")
+    return {
+        name: value for name, value in fields.items() if name not in OWN_FIELDS and name not in own
+    }
 
 
 def _outcome(status: int) -> str:
