@@ -139,6 +139,15 @@ class TestRecognition:
         assert turn is not None
         assert (turn.decode, turn.number) == (near, 2)
 
+    def test_so_it_is_among_short_texts(self, conversations: Conversations) -> None:
+        for text in ("a", "abc", "ab"):
+            remember(conversations, {"model": "m", "prompt": text})
+        prompt = prompt_of({"model": "m", "prompt": "abcd"})
+        assert prompt is not None
+        turn = conversations.find(prompt, 0.0)
+        assert turn is not None
+        assert turn.size == 3
+
     def test_an_earlier_turn_can_be_continued_otherwise(self, conversations: Conversations) -> None:
         remember(conversations, chat("a"))
         remember(conversations, chat("a", "b", "c"))
@@ -175,7 +184,8 @@ class TestMemory:
 
     def test_nothing_is_kept_of_what_was_dropped(self, conversations: Conversations) -> None:
         for number in range(1000):
-            remember(conversations, {"model": "m", "prompt": f"{number}"})
+            for _ in range(2):
+                remember(conversations, {"model": "m", "prompt": f"{number}"})
         assert len(conversations) == TURNS
         held = [len(value) for value in vars(conversations).values() if hasattr(value, "__len__")]
         assert max(held) <= TURNS

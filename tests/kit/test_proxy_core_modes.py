@@ -139,7 +139,8 @@ class TestPpd:
         assert second != home
         assert start(made, chat("a", "b", "c", "d", "e")).call.engine == second
 
-    def test_a_turn_that_broke_off_is_not_continued_directly(self, made: Router) -> None:
+    def test_a_turn_that_broke_off_is_not_continued_directly(self) -> None:
+        made = router(mode="ppd")
         route = start(made, chat("a"))
         decode_call(route)
         route.started(200, 0.0)

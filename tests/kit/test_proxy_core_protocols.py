@@ -86,6 +86,14 @@ class TestDetection:
         assert isinstance(refusal, Response)
         assert refusal.status == 503
 
+    def test_a_d_without_a_p_of_its_protocol_is_passed_over(self) -> None:
+        made = router(
+            p(protocol="nixl"),
+            d(1, protocol="p2p_nccl", zmq_address=D_ZMQ),
+            d(2, protocol="nixl"),
+        )
+        assert {serve(start(made)).engine.url for _ in range(4)} == {"http://d2:8000"}
+
     def test_an_engine_that_says_nothing_is_no_p2p_nccl_one(self) -> None:
         made = router(p(), d(protocol="p2p_nccl", zmq_address=D_ZMQ))
         assert isinstance(made.start(BODY, "/v1/completions", {}, 0.0), Response)
@@ -190,6 +198,9 @@ class TestAtom:
             "remote_dp_size": 1,
             "remote_tp_size": 4,
         }
+
+    def test_no_address_is_in_the_request_id(self, made: Router) -> None:
+        assert start(made).request_id == ID
 
     def test_d_is_told_of_its_p_and_of_the_rank_that_prefilled(self, made: Router) -> None:
         hand_off = {**HAND_OFF, "transfer_id": 12, "dp_rank": 1, "tp_size": 8}
