@@ -108,6 +108,27 @@ _STREAMS = (
         "D is not asked for the usage that the client wants",
     ),
     _mutant(
+        "013",
+        "exchange",
+        "if name not in OWN_FIELDS and name not in own\n",
+        'if name == "retry-after"\n',
+        "D's header fields are lost, as in ROCm/ATOM#253",
+    ),
+    _mutant(
+        "013",
+        "exchange",
+        " and name not in own\n",
+        "\n",
+        "what D's Connection field names is passed on",
+    ),
+    _mutant(
+        "025",
+        "exchange",
+        ' and "content-length" not in self._head.headers:',
+        ":",
+        "an error event fills a broken answer up to its length",
+    ),
+    _mutant(
         "014",
         "router",
         '_FORWARDED_HEADERS = ("authorization",',
@@ -132,17 +153,17 @@ _FAILURES = (
         "every error of P is an internal one: vllm-project/vllm-ascend#8893",
     ),
     _mutant(
-        "016 017",
+        "016",
         "exchange",
-        'head.headers.get("content-type", "")',
-        '"application/json"',
+        'b"".join(self._body),\n            head.headers.get("content-type", ""),',
+        'b"".join(self._body),\n            "application/json",',
         "every answer is called JSON, as in ROCm/ATOM#253",
     ),
     _mutant(
         "017",
         "exchange",
-        "            head.status,\n",
-        "            200,\n",
+        "            head.status,\n            head.headers.get(",
+        "            200,\n            head.headers.get(",
         "D's failure is a 200: vllm-project/vllm-ascend#12166",
     ),
     _mutant(
@@ -203,6 +224,13 @@ _FAILURES = (
         "a failed prefill is an empty 200",
     ),
     _mutant(
+        "029",
+        "exchange",
+        " if made else self._route.refused",
+        "",
+        "every retry prefills anew, whether or not D has got P's hand-off",
+    ),
+    _mutant(
         "030 031",
         "upstream",
         "            self._origins.pop(origin.url, None)\n",
@@ -222,8 +250,8 @@ _DEPARTURES = (
     _mutant(
         "032",
         "exchange",
-        "            connection.cancel()\n            connection = None\n",
-        "            connection = None\n",
+        "            else:\n                connection.cancel()\n",
+        "",
         "D is not told that the client has left",
     ),
     _mutant(
@@ -236,10 +264,16 @@ _DEPARTURES = (
     _mutant(
         "034",
         "exchange",
-        "            connection.cancel()\n            connection = None\n",
-        "            connection.hand_over(Farewell(connection), now + 3600)\n"
-        "            connection = None\n",
+        "            else:\n                connection.cancel()\n",
+        "            else:\n                self._see_off(connection, now + 3600)\n",
         "P's answer to a client that has left is thrown away: ai-dynamo/dynamo#13855",
+    ),
+    _mutant(
+        "035",
+        "exchange",
+        'if self._call.leg == "prefill" and self._head is not None:',
+        "if False:",
+        "P is hung up on while it hands its blocks over: ai-dynamo/dynamo#7489",
     ),
     _mutant(
         "036",
