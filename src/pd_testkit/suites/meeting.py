@@ -17,6 +17,7 @@ from pd_testkit.suites.hosts import apart
 
 if TYPE_CHECKING:
     from pd_testkit.contract.drivers import Pair
+    from pd_testkit.fabric import Fabric
     from pd_testkit.suites.interposer import Interposer, RawPeers, Tamper
 
 SPEC = WorkerSpec(num_blocks=8, patience_s=20.0)
@@ -36,8 +37,16 @@ DEADLINE_S = 10.0
 class Meeting:
     """A pair that is up, with different KV in each engine, and none in D."""
 
-    def __init__(self, pair: Pair, engines: int, reports_failures: bool, taken: ExitStack) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        fabric: Fabric | None,
+        engines: int,
+        reports_failures: bool,
+        taken: ExitStack,
+    ) -> None:
         self.pair = pair
+        self._fabric = fabric
         self.received: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self._reports_failures = reports_failures
@@ -123,17 +132,27 @@ class Meeting:
         """Whether all of D's workers say that it was received, once it has ended.
 
         Where failures are not reported its end is unknown: what a load from the engine
-        ``other``, started after it, does not find received is taken for failed.
+        ``other``, started after it, does not find received once the network is idle is taken for
+        failed.
         """
         if not self._reports_failures:
             after = f"after {request_id}"
             source = self.hand_off(after, other)
             self.pair.load([Load(after, ASIDE, source)], seconds=RETURN_S)
             self.until(lambda: self.received[after] == workers, "D does not go on")
+            self.until(self._nothing_moves, "the network is not idle")
             return self.received[request_id] == workers
         ended = lambda: self.received[request_id] + self.failed[request_id] == workers  # noqa: E731
         self.until(ended, f"{request_id} does not end on all of D's workers")
         return not self.failed[request_id]
+
+    def _nothing_moves(self) -> bool:
+        """Looked at before and after, no transfer is on its way."""
+        if self._fabric is None:
+            return True
+        idle = self._fabric.clock.next_due is None
+        self.look()
+        return idle
 
     def check_never_received(self, source: HandOff, other: int = 1) -> None:
         """A load from there fails, and D goes on with that other P engine."""
@@ -221,6 +240,6 @@ class Meets:
                     engines = apart(engines)
                 pair = make(engines, decode, fabric=fabric)
                 reports = target.capabilities.failure_reporting
-                return Meeting(pair, len(engines), reports, taken)
+                return Meeting(pair, fabric, len(engines), reports, taken)
 
             yield build
