@@ -193,6 +193,20 @@ class TestPpd:
             ranks.append(rank)
         assert ranks == ["0", "1", "2"]
 
+    def test_a_conversation_goes_on_at_the_d_that_took_a_refused_call_over(self) -> None:
+        made = router(p(), d(1, dp_size=2), d(2, dp_size=2), mode="ppd")
+        route = start(made, chat("a"))
+        refusing = decode_call(route).engine
+        taken = route.refused(0.0)
+        assert isinstance(taken, Call)
+        assert taken.engine != refusing
+        route.started(200, 0.0)
+        route.finished(0.0, ok=True)
+        later = start(made, chat("a", "b", "c"))
+        assert (later.kind, later.call.engine) == ("direct", taken.engine)
+        rank = taken.headers["x-data-parallel-rank"]
+        assert later.call.headers["x-data-parallel-rank"] == rank
+
 
 class TestAdaptive:
     def test_a_later_turn_over_p_still_goes_to_the_conversations_d(self) -> None:

@@ -237,12 +237,10 @@ class Route:
         self._called_at = now
         self._passing = 0
         """The status of D's answer, once it is passed on."""
-        self._held = [attempt.decode]
+        self._held: list[Instance] = []
+        self._hold(attempt.decode)
         if attempt.prefill is not None:
-            self._held.append(attempt.prefill)
-        for instance in self._held:
-            instance.in_flight += 1
-            instance.breaker.enter(self)
+            self._hold(attempt.prefill)
         self._waiting: Instance | None = self._held[-1]
         self._held[-1].queued_tokens += attempt.tokens
         self._ahead = self._held[-1].queued_tokens
@@ -282,9 +280,7 @@ class Route:
         self.retries += 1
         self._tried = tried
         self._attempt = attempt
-        self._held.append(attempt.decode)
-        attempt.decode.in_flight += 1
-        attempt.decode.breaker.enter(self)
+        self._hold(attempt.decode)
         self._called_at = now
         self.call = Call(
             "decode",
@@ -318,6 +314,11 @@ class Route:
         if self._waiting is not None:
             self._waiting.queued_tokens -= self._attempt.tokens
             self._waiting = None
+
+    def _hold(self, instance: Instance) -> None:
+        self._held.append(instance)
+        instance.in_flight += 1
+        instance.breaker.enter(self)
 
     def _release(self, instance: Instance) -> None:
         if instance is self._waiting:
