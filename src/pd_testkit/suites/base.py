@@ -19,6 +19,10 @@ CHECKED = pytest.StashKey[Target]()
 EXAMPLES = {"quick": 20, "thorough": 400}
 """Hypothesis examples per property, by the environment variable ``PD_EXAMPLES``."""
 
+DEADLINE_S = 10.0
+SHORT_DEADLINE_S = 2.0
+"""See `Suite.deadline_s`."""
+
 
 def clause(clause_id: str) -> Callable[[_F], _F]:
     """Mark a suite's method as the one check of a clause.
@@ -71,6 +75,14 @@ class Suite:
             if known.clause == this.id:
                 reason = f"known failure: {known.reason}" + (f" ({known.link})" * bool(known.link))
                 request.node.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+    @pytest.fixture
+    def deadline_s(self, request: pytest.FixtureRequest, target: Target) -> float:
+        """Real seconds within which what must happen happens on a slow machine too. Only a broken
+        clause waits so long; one that is known to be broken waits `SHORT_DEADLINE_S`."""
+        mark = request.node.get_closest_marker("pd_clause")
+        known = {known.clause for known in target.known_failures}
+        return SHORT_DEADLINE_S if mark is not None and mark.args[0] in known else DEADLINE_S
 
     @pytest.fixture
     def make(self, target: Target) -> Iterator[Callable[..., Any]]:

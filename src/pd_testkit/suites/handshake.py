@@ -15,7 +15,6 @@ from pd_testkit.suites.base import Suite, clause
 from pd_testkit.suites.handshake_listener import Listens
 from pd_testkit.suites.handshake_refusal import Refuses
 from pd_testkit.suites.meeting import (
-    DEADLINE_S,
     HASTY,
     LOCAL,
     REMOTE,
@@ -151,7 +150,7 @@ class Silence:
         assert not met.received["r"]
 
     @clause("HSK-031")
-    def test_a_silent_peer_fails_the_load_when_patience_ends(self, meeting):
+    def test_a_silent_peer_fails_the_load_when_patience_ends(self, meeting, deadline_s):
         from pd_testkit.suites.interposer import Way, silence
 
         met = meeting(SPEC, decode=HASTY)
@@ -164,7 +163,7 @@ class Silence:
         assert between.messages(Way.ASKED), "D has not asked"
         assert met.failed == {"r": 1}
         assert not met.received
-        assert 0.9 * HASTY.patience_s < waited < HASTY.patience_s + DEADLINE_S / 2
+        assert 0.9 * HASTY.patience_s < waited < HASTY.patience_s + deadline_s / 2
         assert not met.pair.peer(source), "D knows a peer that did not answer"
 
     @clause("HSK-032")

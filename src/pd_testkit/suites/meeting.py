@@ -30,8 +30,6 @@ ASIDE = (3, 4)
 """Other blocks of D's."""
 RETURN_S = 2.0
 """Real seconds within which D's call to start a load returns."""
-DEADLINE_S = 10.0
-"""Real seconds; only reached on failure."""
 
 
 class Meeting:
@@ -43,9 +41,11 @@ class Meeting:
         fabric: Fabric | None,
         engines: int,
         reports_failures: bool,
+        deadline_s: float,
         taken: ExitStack,
     ) -> None:
         self.pair = pair
+        self.deadline_s = deadline_s
         self._fabric = fabric
         self.received: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
@@ -92,8 +92,10 @@ class Meeting:
         """P has the prompt's KV in the blocks `REMOTE`."""
         return self.pair.hand_off(request_id, REMOTE, engine=engine)
 
-    def start(self, request_id: str, source: HandOff, seconds: float = DEADLINE_S) -> None:
-        """D is told to load it into the blocks `LOCAL`."""
+    def start(self, request_id: str, source: HandOff, seconds: float | None = None) -> None:
+        """D is told to load it into the blocks `LOCAL`, in a call of so many seconds (None: the
+        deadline)."""
+        seconds = self.deadline_s if seconds is None else seconds
         self.pair.load([Load(request_id, LOCAL, source)], seconds=seconds)
 
     def fetch(self, request_id: str, source: HandOff | None = None, *, engine: int = 0) -> None:
@@ -119,9 +121,9 @@ class Meeting:
         """Look until it holds.
 
         Raises:
-            AssertionError: it does not within `DEADLINE_S`.
+            AssertionError: it does not within the deadline.
         """
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + self.deadline_s
         self.look()
         while not holds():
             assert time.monotonic() < deadline, otherwise
@@ -174,9 +176,9 @@ class Meeting:
         """New requests until one is loaded, with P's bytes; gives its hand-off.
 
         Raises:
-            AssertionError: none is within `DEADLINE_S`, or so many attempts.
+            AssertionError: none is within the deadline, or so many attempts.
         """
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + self.deadline_s
         for attempt in range(attempts):
             assert time.monotonic() < deadline, "P is there, and no load from it works"
             request_id = f"attempt {attempt}, P engine {engine}"
@@ -219,7 +221,7 @@ class Meets:
 
     @pytest.fixture
     def meeting(
-        self, make: Callable[..., Pair], target: Target
+        self, make: Callable[..., Pair], target: Target, deadline_s: float
     ) -> Iterator[Callable[..., Meeting]]:
         """``meeting(*prefill specs, decode=spec)``: one P engine like D's without any.
 
@@ -240,6 +242,6 @@ class Meets:
                     engines = apart(engines)
                 pair = make(engines, decode, fabric=fabric)
                 reports = target.capabilities.failure_reporting
-                return Meeting(pair, fabric, len(engines), reports, taken)
+                return Meeting(pair, fabric, len(engines), reports, deadline_s, taken)
 
             yield build

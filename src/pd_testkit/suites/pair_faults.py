@@ -118,6 +118,7 @@ class Statuses:
     @clause("PAIR-044")
     def test_p_gets_the_blocks_of_a_failed_load_back(self, start, net):
         run = start(spec(), spec())
+        run.probe()
         run.fabric.inject(net.Fail())
         prompts = [run.prompt(f"{n}", [n, 8 + n]) for n in range(3)]
         run.load(*(run.order(prompt, [2 * i, 2 * i + 1]) for i, prompt in enumerate(prompts)))

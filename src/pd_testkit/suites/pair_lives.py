@@ -79,6 +79,7 @@ class Aborts:
     @clause("PAIR-064")
     def test_an_aborted_request_leaves_the_others_alone(self, start):
         run = start(spec(), spec(num_blocks=32))
+        run.probe()
         prompts = [run.prompt(f"{n}", [n, 8 + n]) for n in range(4)]
         orders = [run.order(prompt, [2 * i, 2 * i + 1]) for i, prompt in enumerate(prompts)]
         run.load(*orders)

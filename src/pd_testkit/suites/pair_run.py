@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pd_testkit.contract.drivers import Pair
     from pd_testkit.fabric import Fabric, Fault
 
-DEADLINE = 10.0
-"""Seconds for what must happen; only a broken clause waits so long."""
 NAP = 0.02
 """Seconds to wait for the side channel before asking again."""
 
@@ -70,6 +68,7 @@ class Run:
 
     Args:
         reports_failures: the target can report a failed receive.
+        deadline_s: real seconds for what must happen.
     """
 
     def __init__(
@@ -79,6 +78,7 @@ class Run:
         prefill: Sequence[WorkerSpec],
         decode: WorkerSpec,
         reports_failures: bool,
+        deadline_s: float,
     ) -> None:
         import numpy as np
 
@@ -92,6 +92,7 @@ class Run:
         self.orders: dict[str, Order] = {}
         self.memory: dict[Worker, WorkerMemory] = {}
         self.lives = BlockLives(fabric)
+        self._deadline_s = deadline_s
         self._transfers = 0
         self._random = np.random.default_rng(7)
         for engine, spec in enumerate(self.prefill):
@@ -149,7 +150,8 @@ class Run:
     def load(self, *orders: Order) -> None:
         """One step of D's workers, for each of their DP ranks."""
         for rank in sorted({order.dp_rank for order in orders}):
-            self.pair.load([o.load for o in orders if o.dp_rank == rank], dp_rank=rank)
+            loads = [order.load for order in orders if order.dp_rank == rank]
+            self.pair.load(loads, dp_rank=rank, seconds=self._deadline_s)
 
     def fetch(self, prompt: Prompt, blocks: Sequence[int], **rest: Any) -> Order:
         """`order` and `load` of one."""
@@ -168,12 +170,12 @@ class Run:
 
     def until(self, done: Callable[[], Any], what: str) -> None:
         """Poll until ``done()``; fails when that does not come."""
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + self._deadline_s
         while not done():
             events = len(self.fabric.trace)
             self.poll()
             if time.monotonic() > deadline:
-                pytest.fail(f"after {DEADLINE:.0f} s still not: {what}")
+                pytest.fail(f"after {self._deadline_s:.0f} s still not: {what}")
             if len(self.fabric.trace) == events and not done():
                 self.pair.wait(NAP)
 

@@ -23,7 +23,9 @@ class PairBase(Suite):
     """A fabric, and workers on it."""
 
     @pytest.fixture
-    def start(self, make: Callable[..., Any], target: Target) -> Callable[..., Run]:
+    def start(
+        self, make: Callable[..., Any], target: Target, deadline_s: float
+    ) -> Callable[..., Run]:
         """``start(prefill, decode)``: P engines (one spec or several, each on a host of its own)
         and D on a fresh fabric.
 
@@ -43,7 +45,8 @@ class PairBase(Suite):
             producers = apart([prefill] if isinstance(prefill, WorkerSpec) else prefill)
             fabric = Fabric(FabricOptions(**options), faults, seed)
             pair = make(producers, decode, mode=mode, fabric=fabric)
-            return Run(pair, fabric, producers, decode, target.capabilities.failure_reporting)
+            reports = target.capabilities.failure_reporting
+            return Run(pair, fabric, producers, decode, reports, deadline_s)
 
         return start
 
