@@ -33,6 +33,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/fabric_copy.py
 	$(BIN)/python benchmarks/merge_blocks.py
 	$(BIN)/python benchmarks/plugin_load.py
+	$(BIN)/python benchmarks/proxy.py --check
 
 soak: $(VENV)/.ready
 	$(BIN)/python benchmarks/hundred_runs.py

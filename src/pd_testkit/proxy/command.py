@@ -249,6 +249,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
+    loop.set_exception_handler(lambda _, context: _report(server, context))
     await server.start(host, port)
     gc.collect()
     gc.freeze()
@@ -268,3 +269,12 @@ async def _serve(
     server.event("draining", in_flight=server.in_flight, seconds=drain_s)
     await server.stop(drain_s)
     server.event("stopped")
+
+
+def _report(server: ProxyServer, context: dict[str, Any]) -> None:
+    """What went wrong in a callback, as a line of the log in place of a traceback."""
+    problem = context.get("exception")
+    if isinstance(problem, Exception):
+        server.defect(problem, "")
+    else:
+        server.event("defect", message=context["message"])

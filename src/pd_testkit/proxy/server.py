@@ -184,8 +184,8 @@ class ProxyServer:
     def defect(self, problem: Exception, path: str) -> None:
         """A mistake of ours; the other requests go on. Its text stays out of the log: it may
         quote a prompt."""
-        where = traceback.extract_tb(problem.__traceback__)[-1]
-        at = f"{where.filename}:{where.lineno}"
+        frames = traceback.extract_tb(problem.__traceback__)
+        at = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         self.event("defect", error=type(problem).__name__, at=at, path=path)
 
     def arrived(self, client: ClientConnection) -> None:
