@@ -20,7 +20,7 @@ EXAMPLES = {"quick": 20, "thorough": 400}
 """Hypothesis examples per property, by the environment variable ``PD_EXAMPLES``."""
 
 DEADLINE_S = 10.0
-SHORT_DEADLINE_S = 2.0
+SHORT_DEADLINE_S = 1.0
 """See `Suite.deadline_s`."""
 
 
