@@ -57,11 +57,6 @@ _ACQUAINTANCE = (
         ("vllm-project/vllm#46115",),
     ),
     _clause(
-        38,
-        "Two engines of one host are told apart: each load brings its own engine's KV.",
-        "With two P engines on a host D decodes from the KV of the one that it met first.",
-    ),
-    _clause(
         7,
         "A peer is met by its host's name.",
         "Deployments whose hosts have names, as in Kubernetes, cannot transfer at all.",
@@ -260,5 +255,20 @@ _RESTART = (
     ),
 )
 
-CLAUSES: tuple[Clause, ...] = (*_ACQUAINTANCE, *_LISTENER, *_REFUSAL, *_SILENCE, *_RESTART)
+_NEIGHBOURS = (
+    _clause(
+        38,
+        "Two engines of one host are told apart: each load brings its own engine's KV.",
+        "With two P engines on a host D decodes from the KV of the one that it met first.",
+    ),
+)
+
+CLAUSES: tuple[Clause, ...] = (
+    *_ACQUAINTANCE,
+    *_LISTENER,
+    *_REFUSAL,
+    *_SILENCE,
+    *_RESTART,
+    *_NEIGHBOURS,
+)
 """The side channel between P and D: how workers meet."""
