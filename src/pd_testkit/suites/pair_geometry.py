@@ -40,6 +40,12 @@ class Shapes:
             run.told(prompt)
             run.check()
 
+    @clause("PAIR-083")
+    def test_larger_blocks_of_both_sides_arrive(self, start):
+        for size in (32, 64):
+            large = spec(block_size=size)
+            fetched(start, large, large, tokens=150).settle()
+
     @clause("PAIR-015")
     def test_d_blocks_larger_than_p_blocks_are_filled_by_position(self, start):
         for size in (32, 64):

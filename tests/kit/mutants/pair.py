@@ -123,6 +123,13 @@ MUTANTS = (
         "a load is received from a peer that will not talk",
     ),
     Mutant(
+        ("PAIR-083",),
+        "reading_plan",
+        "    slots, heads = geometry.block_size, geometry.rank_heads\n",
+        "    slots, heads = 16, geometry.rank_heads\n",
+        "a block of any size is taken for one of 16 tokens",
+    ),
+    Mutant(
         ("PAIR-015", "PAIR-016", "PAIR-017", "PAIR-022", "PAIR-074"),
         "reading_plan",
         "remote_block_size=theirs.block_size",

@@ -124,6 +124,11 @@ _SHAPES = (
         needs=_LAYOUTS | _FAILURES,
     ),
     _clause(
+        83,
+        "Blocks of 32 and 64 tokens arrive whole, where both sides have them.",
+        "With any but the default block size D decodes from other tokens' KV.",
+    ),
+    _clause(
         15,
         "Blocks of 16 tokens on P fill D's blocks of 32 and 64 by position in the prompt.",
         "Half of each block stays as it was: accuracy is gone.",

@@ -65,6 +65,12 @@ COMMON: tuple[Cause, ...] = (
     ),
     (
         "{worker}._read_blocks",
+        "takes a block for one of dimension 0 of an MHA cache, which is a page of 16 tokens there: "
+        "of larger blocks other tokens are read, and not all",
+        ("PAIR-083",),
+    ),
+    (
+        "{worker}._read_blocks",
         "keeps nothing of a request without blocks to read: its end is not reported, P is not told",
         ("PAIR-008", "PAIR-036"),
     ),
