@@ -144,7 +144,10 @@ class Meeting:
             self.until(lambda: self.received[after] == workers, "D does not go on")
             self.until(self._nothing_moves, "the network is not idle")
             return self.received[request_id] == workers
-        ended = lambda: self.received[request_id] + self.failed[request_id] == workers  # noqa: E731
+
+        def ended() -> bool:
+            return self.received[request_id] + self.failed[request_id] == workers
+
         self.until(ended, f"{request_id} does not end on all of D's workers")
         return not self.failed[request_id]
 
