@@ -22,9 +22,6 @@ MAX_PREFILL_ANSWER_BYTES = 64 * 2**20
 HOLD_BYTES = 1024 * 1024
 """An answer that is no stream and gives a length up to this is sent when it is whole: one write,
 and an engine that dies over it is a clean error."""
-FAREWELL_S = 2.0
-"""A call whose client has left is kept for so long at most. D's until it answers: closed at once,
-it might never be read. P's, if its answer has begun, until that is whole."""
 OWN_FIELDS = frozenset(
     {
         "connection",
@@ -157,7 +154,7 @@ class Exchange:
         untold = self._route.cancelled(now)
         if connection is not None and untold is None:
             if self._call.leg == "prefill" and self._head is not None:
-                connection.hand_over(Bequest(self._handed_over), now + FAREWELL_S)
+                connection.hand_over(Bequest(self._handed_over), now + self._farewell_s)
             else:
                 connection.cancel()
         if untold is not None:
@@ -173,7 +170,11 @@ class Exchange:
             self._see_off(self._send(untold), now)
 
     def _see_off(self, connection: Connection, now: float) -> None:
-        connection.hand_over(Farewell(connection), now + FAREWELL_S)
+        connection.hand_over(Farewell(connection), now + self._farewell_s)
+
+    @property
+    def _farewell_s(self) -> float:
+        return self._server.router.settings.farewell_s
 
     def pause(self) -> None:
         if self._connection is not None and self._passing:

@@ -36,6 +36,9 @@ class Settings:
     """For a connection to an engine."""
     read_timeout_s: float = 600.0
     """An engine that sends nothing for so long is given up."""
+    farewell_s: float = 2.0
+    """A call whose client has left is kept for so long at most. D's until it answers: closed at
+    once, it might never be read. P's, if its answer has begun, until that is whole."""
     retries: int = 2
     """Further attempts at a request of which nothing was passed on yet."""
     lifetime_s: float = 15.0

@@ -19,6 +19,9 @@ _T = TypeVar("_T")
 
 _LEGS: dict[Role, Leg] = {Role.PRODUCER: "prefill", Role.CONSUMER: "decode"}
 
+_FAREWELL_S = 0.2
+"""For an engine of the clauses, which is here and answers at once, to take in a client's leaving."""
+
 _PATIENCE_S = 10.0
 """For the server's loop to do what it is told."""
 
@@ -28,7 +31,9 @@ class ProxyServerDriver:
 
     def __init__(self, instances: Sequence[Instance], options: ProxyOptions) -> None:
         settings = Settings(
-            connect_timeout_s=options.connect_timeout_s, read_timeout_s=options.read_timeout_s
+            connect_timeout_s=options.connect_timeout_s,
+            read_timeout_s=options.read_timeout_s,
+            farewell_s=_FAREWELL_S,
         )
         if options.max_body_bytes is not None:
             settings = replace(settings, max_body_bytes=options.max_body_bytes)

@@ -257,8 +257,8 @@ _DEPARTURES = (
     _mutant(
         "033",
         "exchange",
-        "FAREWELL_S = 2.0",
-        "FAREWELL_S = 3600.0",
+        "hand_over(Farewell(connection), now + ",
+        "hand_over(Farewell(connection), now + 3600.0 + ",
         "D computes its answer for a client that has left",
     ),
     _mutant(
