@@ -293,4 +293,9 @@ _CROWD = (
     ),
 )
 
-CLAUSES = (*_ARRIVAL, *_SHAPES, *_RANKS, *_CROWD, *pair_ends.CLAUSES)
+CLAUSES = tuple(
+    sorted(
+        (*_ARRIVAL, *_SHAPES, *_RANKS, *_CROWD, *pair_ends.CLAUSES), key=lambda clause: clause.id
+    )
+)
+"""By their ids: a clause that came later stands above with its topic."""

@@ -81,7 +81,7 @@ CLAUSES: tuple[Clause, ...] = (
     ),
     _clause(
         "WRK-011",
-        "The send and the receive of one request are counted apart.",
+        "The send and the receive of one request are collected apart.",
         "With both in flight, half of each passes for one that is whole.",
         ("vllm-project/vllm#56089",),
     ),

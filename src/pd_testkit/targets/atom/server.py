@@ -29,7 +29,7 @@ class ServerDriver:
     """The module's globals are the server's state, so one driver is in use at a time."""
 
     def __init__(self) -> None:
-        self._api = import_module("atom.entrypoints.openai.api_server")
+        self._api: Any = import_module("atom.entrypoints.openai.api_server")
         self._script = ScriptedCore()
         tokenizer = _Tokenizer()
         self._core = _Core(self._script, tokenizer, getattr(self._api, "flush_stream_batch", None))
