@@ -27,6 +27,8 @@ class State:
     """What a session may take and must give back."""
 
     threads: frozenset[str]
+    processes: frozenset[str]
+    """Children of this process, dead ones that nobody has waited for included."""
     files: frozenset[str]
     """Open file descriptors, with what they refer to."""
     modules: frozenset[str]
@@ -46,6 +48,7 @@ def state() -> State:
     gc.collect()
     return State(
         threads=frozenset(f"{t.name} ({t.ident})" for t in threading.enumerate()),
+        processes=frozenset(children()),
         files=frozenset(open_files()),
         modules=frozenset(name for name in list(sys.modules) if not from_library(name)),
         surroundings=frozenset(
@@ -55,6 +58,18 @@ def state() -> State:
             + [f"in {Path.cwd()}"]
         ),
     )
+
+
+def children() -> list[str]:
+    found = []
+    for status in list(Path("/proc").glob("[0-9]*/stat")):
+        try:
+            name, _, rest = status.read_text().partition("(")[2].rpartition(")")
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            continue
+        if int(rest.split()[1]) == os.getpid():
+            found.append(f"{name} ({status.parent.name})")
+    return found
 
 
 def open_files() -> list[str]:
@@ -70,8 +85,11 @@ def open_files() -> list[str]:
 def from_library(name: str) -> bool:
     """Not so for a stand-in, which has no file, nor for an implementation under test.
 
-    A compiled library may have submodules without a file, so its root speaks for them.
+    A compiled library may have submodules without a file, so its root speaks for them; Cython's
+    share a module of its own.
     """
+    if name.startswith("_cython_"):
+        return True
     for module in (sys.modules.get(name), sys.modules.get(name.partition(".")[0])):
         file = getattr(getattr(module, "__spec__", None), "origin", None) or ""
         if file in ("built-in", "frozen") or file.startswith(LIBRARIES):

@@ -1,4 +1,4 @@
-"""A run leaves no thread, socket, temporary file, module or variable behind."""
+"""A run leaves no thread, process, socket, temporary file, module or variable behind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_suites_leave_nothing_behind(folders: tuple[Path, Path], workers: in
     leaks, temporary = folders
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_"))}
     environment |= {"PD_LEAKS": str(leaks), "TMPDIR": str(temporary), "PD_EXAMPLES": "quick"}
-    command = [sys.executable, "-m", "pytest", "tests/disaggregation", "--pd-layer", "l1", "-q"]
+    command = [sys.executable, "-m", "pytest", "tests/disaggregation", "-q"]
     command += ["-p", "tests.kit.leak_probe", "-p", "no:cacheprovider"]
     command += ["-n", str(workers), f"--basetemp={leaks.parent / 'pytest'}"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -49,6 +49,7 @@ def test_the_suites_leave_nothing_behind(folders: tuple[Path, Path], workers: in
     ("leak", "kind"),
     [
         ("threading.Thread(target=threading.Event().wait, daemon=True).start()", "threads: Thread"),
+        ("os.posix_spawn('/bin/true', ['true'], {})", "processes: true"),
         ("pytest.keep = socket.socket()", "files: "),
         ("sys.modules['aiter'] = strict.StrictModule('aiter')", "modules: aiter"),
         ("os.environ['PD_LEFT'] = '1'", "surroundings: PD_LEFT=1"),
