@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 _LEGS: dict[Role, Leg] = {Role.PRODUCER: "prefill", Role.CONSUMER: "decode"}
 
 _FAREWELL_S = 0.2
-"""For an engine of the clauses, which is here and answers at once, to take in a client's leaving."""
+"""Time for the clauses' engines, which are here, to take in that a client has left."""
 
 _PATIENCE_S = 10.0
 """For the server's loop to do what it is told."""
