@@ -36,13 +36,13 @@ _HANG_S = 5.0
 class Crew:
     """A manager with its worker processes, and what they are to say."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, folder: Path) -> None:
         from atom.model_engine.async_proc import AsyncIOProcManager
 
-        self._folder = Path(tempfile.mkdtemp(prefix="pd-scripts-"))
+        self._folder = Path(tempfile.mkdtemp(dir=folder))
         self.scripts = [Script(self._folder, rank) for rank in range(size)]
         others = set(threading.enumerate())
-        with _children_with_stubs(), _temporary_files_in(self._folder), _signal_handlers():
+        with _children_with_stubs(), _temporary_files_in(folder), _signal_handlers():
             self.manager = AsyncIOProcManager(lambda: None, size, QUALNAME, str(self._folder))
         self._threads = set(threading.enumerate()) - others
         self.pids = [process.pid for process in self.manager.procs]
@@ -108,7 +108,6 @@ class Crew:
         atexit.unregister(self.manager._cleanup_shared_memory)
         for script in self.scripts:
             script.close()
-        shutil.rmtree(self._folder)
 
 
 class Pool:
@@ -116,11 +115,14 @@ class Pool:
 
     def __init__(self) -> None:
         self._idle: dict[int, list[Crew]] = defaultdict(list)
+        self._folder: Path | None = None
 
     def take(self, size: int) -> Crew:
         if self._idle[size]:
             return self._idle[size].pop()
-        crew = Crew(size)
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="pd-workers-"))
+        crew = Crew(size, self._folder)
         crew.renew()
         return crew
 
@@ -131,6 +133,9 @@ class Pool:
         for crews in self._idle.values():
             while crews:
                 crews.pop().close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder)
+            self._folder = None
 
 
 class WorkerGroupDriver:
@@ -193,15 +198,14 @@ class WorkerGroupDriver:
             self._crew.close()
 
     def _within(self, limit_s: float, call: Callable[[], Any]) -> Any:
-        ended: list[Callable[[], Any]] = []
+        outputs: list[Any] = []
+        errors: list[Exception] = []
 
         def run() -> None:
             try:
-                output = call()
+                outputs.append(call())
             except Exception as error:
-                ended.append(lambda error=error: _raise(error))
-            else:
-                ended.append(lambda: output)
+                errors.append(error)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -209,11 +213,9 @@ class WorkerGroupDriver:
         if thread.is_alive():
             self._hanging.append(thread)
             raise TimeoutError(f"call_func_with_aggregation is not back after {limit_s:.1f} s")
-        return ended[0]()
-
-
-def _raise(error: Exception) -> None:
-    raise error
+        if errors:
+            raise errors[0]
+        return outputs[0]
 
 
 @contextlib.contextmanager
@@ -231,7 +233,7 @@ def _children_with_stubs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """A manager leaves a socket file for each worker behind."""
+    """A manager leaves a socket file for each worker, where ATOM first looked for a folder."""
     before = tempfile.tempdir
     tempfile.tempdir = str(folder)
     try:
