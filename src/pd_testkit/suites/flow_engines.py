@@ -1,7 +1,8 @@
 """P and D engines behind a proxy: HTTP servers on the loopback, all served by one thread.
 
 They say what a test's scripts say, keep what they were asked, and notice when whoever asked has
-gone. P hands out blocks and D fetches them (`pd_testkit.suites.flow_ledger`).
+gone. P hands out blocks and D fetches them (`pd_testkit.suites.flow_ledger`). What a proxy asks
+of an engine beside that, as its health and its figures, is answered and not kept.
 """
 
 from __future__ import annotations
@@ -12,24 +13,36 @@ import json
 import queue
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pd_testkit.contract import Instance, Role
 from pd_testkit.suites.flow_ledger import Ledger
 from pd_testkit.suites.flow_script import (
+    CHAT,
+    COMPLETIONS,
     DONE,
     Answer,
     Framing,
     Gate,
     event,
+    failed,
     prompt_of,
     stream,
     whole,
 )
 
 _T = TypeVar("_T")
+
+_PROBES: Mapping[str, Answer] = {
+    "/health": whole(b""),
+    "/metrics": whole(b"", content_type="text/plain; version=0.0.4; charset=utf-8"),
+    "/v1/models": whole({"object": "list", "data": [{"id": "m", "object": "model"}]}),
+}
+"""What an engine says of itself while it lives."""
+
+_UNKNOWN = failed(404)
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -292,7 +305,12 @@ class _Connection(asyncio.Protocol):
             self._work.cancel()
 
     def _next(self) -> None:
-        if self._work is None and (request := _take_request(self._data)) is not None:
+        while self._work is None and (request := _take_request(self._data)) is not None:
+            method, path = request[:2]
+            if method != "POST" or path not in (COMPLETIONS, CHAT):
+                answer = _PROBES.get(path, _UNKNOWN)
+                self._transport.write(_head(answer) + answer.content)
+                continue
             received = Received(self._engine, *request, self._number, self._engines.turn())
             self._work = asyncio.get_running_loop().create_task(self._handle(received))
 
