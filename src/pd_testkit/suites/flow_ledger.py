@@ -15,7 +15,6 @@ SENTINEL: Mapping[str, Any] = {
     "x_sentinel": "né \U0001f600 \u2028 end",
     "x_numbers": {
         "address": 2**64 - 1,
-        "beyond": 2**80 + 1,
         "ratio": 0.1,
         "whole": 1.0,
         "small": 1e-7,

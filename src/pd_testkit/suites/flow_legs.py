@@ -14,20 +14,21 @@ from pd_testkit.suites.flow_script import CHAT, COMPLETIONS, Framing, asked, cha
 _RICH: Mapping[str, Any] = {
     "x_text": 'né \U0001f600 \u2028\u0000 \\" end',
     "x_numbers": {
-        "beyond": 2**64 + 1,
-        "negative": -(2**70),
+        "address": 2**64 - 1,
+        "negative": -(2**63),
         "whole": 1.0,
         "small": 1e-7,
         "zero": 0,
     },
     "x_nested": [[1, [2.5, None]], {}, {"": False}],
     "x_null": None,
-    "seed": 2**63,
+    "seed": 2**63 - 1,
     "temperature": 0.30000000000000004,
     "stop": ["\n\n", "é"],
     "logit_bias": {"50256": -100},
 }
-"""Fields whose values a proxy that decodes and encodes can spoil."""
+"""Fields whose values a proxy that decodes and encodes can spoil. Whole numbers are of 64 bits: no
+engine says or accepts larger ones, and many JSON libraries know no others."""
 
 _PREFILL_ONLY = {
     "best_of",
@@ -85,11 +86,12 @@ class Legs:
         p, d = engines.p(), engines.d()
         wanted = asked(**_RICH, stream=True, stream_options={"include_usage": True})
         assert serve(p, d).post(wanted).status == 200
+        kept = {name: wanted[name] for name in wanted if name not in _PREFILL_ONLY}
         got = p.next().body
         assert got["max_tokens"] == 1
         assert not got.get("stream")
         assert got["kv_transfer_params"]["do_remote_decode"] is True
-        assert exactly(got, _PREFILL_ONLY) == exactly(wanted, _PREFILL_ONLY)
+        assert exactly({name: got.get(name, "nothing") for name in kept}) == exactly(kept)
 
     @clause("FLOW-004")
     def test_d_gets_the_clients_body_and_the_hand_off_only(self, engines, serve):
