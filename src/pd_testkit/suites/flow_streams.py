@@ -30,6 +30,9 @@ _USAGE = {
     "prompt_tokens_details": {"cached_tokens": 2},
 }
 
+_PS_USAGE = {**_USAGE, "completion_tokens": 1, "total_tokens": 4}
+"""Of the same prompt, and as much of it cached: a proxy may take P's word for what is P's work."""
+
 _EVENTS = (
     b": ping\n\n",
     b'data: {"choices":[{"text":"\xc3\xa9\\u00e9","x":1.0}]}\r\n\r\n',
@@ -87,13 +90,16 @@ class Streams:
     def test_ds_usage_is_the_clients(self, engines, serve):
         last = b"data: " + json.dumps({"choices": [], "usage": _USAGE}).encode() + b"\n\n"
 
+        def prefill(received):
+            return whole({**json.loads(prefilled(received).content), "usage": _PS_USAGE})
+
         def script(received):
             if not received.body.get("stream"):
                 return whole({"choices": [], "usage": _USAGE})
             wanted = (received.body.get("stream_options") or {}).get("include_usage")
             return stream(event("one"), *([last] if wanted else []), DONE)
 
-        client = serve(engines.p(), engines.d(script))
+        client = serve(engines.p(prefill), engines.d(script))
         assert client.post(asked()).json["usage"] == _USAGE
         options = {"include_usage": True}
         assert last in client.post(asked(stream=True, stream_options=options)).body
