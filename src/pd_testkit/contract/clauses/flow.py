@@ -257,7 +257,7 @@ _MISTAKES = (
     ),
     _clause(
         "040",
-        "An unknown path gets 404 and an OpenAI error object; no engine is called.",
+        "An unknown path gets 404 and an OpenAI error object; no engine computes anything for it.",
         "The official client cannot parse a page of HTML.",
     ),
     _clause(
