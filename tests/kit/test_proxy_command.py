@@ -43,6 +43,11 @@ ENGINES = ("--prefill", "http://127.0.0.1:8100", "--decode", "http://127.0.0.1:8
         (("--prefill", "p1"), "'p1' is no http://host:port that can be called"),
         (("--prefill", "http://p1"), "give http://HOST:PORT"),
         (("--decode", "http://d:8200/metrics"), "'http://d:8200/metrics' has more than a host"),
+        (("--prefill", "http://p:8100,zmq"), "after the URL may come protocol=NAME, zmq=HOST:PORT"),
+        (("--prefill", "http://p:8100,tp=2"), "after the URL may come protocol=NAME"),
+        (("--decode", "http://d:8200,protocol=nccl"), "choose of nixl, p2p_nccl, moriio"),
+        (("--decode", "http://d:8200,zmq=d"), "'http://d' is no http://host:port"),
+        (("--decode", "http://d:8200,dp=0"), "give the number of data-parallel ranks"),
         ((*ENGINES, "--port", "123456"), "'--port': 123456 is not in the range"),
         ((*ENGINES, "--mode", "both"), "'pd', 'ppd', 'adaptive', 'aggregated'"),
         ((*ENGINES, "--read-timeout", "0"), "'--read-timeout': 0.0 is not in the range x>0"),
@@ -145,6 +150,30 @@ def test_it_serves_until_it_is_told_to_end(number: signal.Signals) -> None:
             assert await proxy.ended() == 0
             events = [line["event"] for line in proxy.lines]
             assert events == ["listening", "request", "draining", "stopped"]
+
+    within(scenario())
+
+
+def test_an_engine_named_by_option_may_have_a_protocol_of_its_own() -> None:
+    async def scenario() -> None:
+        p, d = ScriptedEngine("prefill", prefills), ScriptedEngine("decode", decodes)
+        await p.start()
+        await d.start()
+        options = (
+            *("--prefill", f"{p.url},protocol=p2p_nccl,zmq=10.0.0.1:14580,dp=2"),
+            *("--decode", f"{d.url},protocol=p2p_nccl,zmq=10.0.0.2:14579"),
+        )
+        async with running(*options) as proxy:
+            client = await connected((await proxy.line("listening"))["url"])
+            client.ask(ASKED)
+            assert (await client.response()).status == 200
+            await client.close()
+        await p.stop()
+        await d.stop()
+        (asked,) = p.requests
+        addresses = "___prefill_addr_10.0.0.1:14580___decode_addr_10.0.0.2:14579_"
+        assert addresses in asked.headers["x-request-id"]
+        assert asked.headers["x-data-parallel-rank"] == "0"
 
     within(scenario())
 

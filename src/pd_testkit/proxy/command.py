@@ -56,11 +56,29 @@ def _in_one_line() -> Iterator[None]:
 def _engines(leg: Leg) -> Callable[..., list[Engine]]:
     def convert(_: click.Context, __: click.Parameter, urls: tuple[str, ...]) -> list[Engine]:
         try:
-            return [Engine(leg, engine_url(url), static=True) for url in urls]
+            return [_engine(leg, *url.split(",")) for url in urls]
         except BadRegistration as wrong:
             raise click.BadParameter(f"{wrong}; give http://HOST:PORT") from None
 
     return convert
+
+
+def _engine(leg: Leg, url: str, *details: str) -> Engine:
+    """Of ``URL[,NAME=VALUE]...``: what a registration would say of the engine."""
+    said = dict(detail.partition("=")[::2] for detail in details)
+    unknown = said.keys() - {"protocol", "zmq", "dp"}
+    protocol, zmq, dp = said.get("protocol", ""), said.get("zmq", ""), said.get("dp", "1")
+    if unknown or len(said) < len(details) or "" in said.values():
+        raise click.BadParameter(f"{','.join(details)!r}; after the URL may come {_DETAILS}")
+    if protocol not in ("", *PROTOCOLS):
+        raise click.BadParameter(f"protocol {protocol!r}; choose of {', '.join(PROTOCOLS)}")
+    if not (dp.isdecimal() and int(dp) > 0):
+        raise click.BadParameter(f"dp {dp!r}; give the number of data-parallel ranks")
+    if zmq:
+        engine_url(f"http://{zmq}")
+    return Engine(
+        leg, engine_url(url), protocol=protocol, zmq_address=zmq, dp_size=int(dp), static=True
+    )
 
 
 def _endpoint(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
@@ -101,6 +119,8 @@ def _setting(name: str, text: str, kind: click.ParamType[Any]) -> Callable[..., 
     return click.option(flag, name, type=kind, default=default, show_default=True, help=text)
 
 
+_DETAILS = "protocol=NAME, zmq=HOST:PORT (of a p2p_nccl connector), dp=RANKS"
+
 _SECONDS = click.FloatRange(min=0, min_open=True)
 _COUNT = click.IntRange(min=1)
 
@@ -110,17 +130,17 @@ _COUNT = click.IntRange(min=1)
     "--prefill",
     "prefillers",
     multiple=True,
-    metavar="URL",
+    metavar="URL[,NAME=VALUE]",
     callback=_engines("prefill"),
-    help="A prefill engine. May be repeated.",
+    help=f"A prefill engine. May be repeated. After the URL: {_DETAILS}.",
 )
 @click.option(
     "--decode",
     "decoders",
     multiple=True,
-    metavar="URL",
+    metavar="URL[,NAME=VALUE]",
     callback=_engines("decode"),
-    help="A decode engine. May be repeated.",
+    help="A decode engine, in the same form.",
 )
 @click.option(
     "--discovery",
