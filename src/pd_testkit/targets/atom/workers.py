@@ -49,9 +49,13 @@ class Crew:
         # The manager closes its own when it ends. A sentinel is readable once the process is gone.
         self.sentinels = [os.dup(process.sentinel) for process in self.manager.procs]
         self.queues = self.manager.kv_outputs_queues
+        self._up = False
 
     def renew(self) -> bool:
-        """Whether all workers answer, and owe nothing after that; the aggregator is then new."""
+        """Whether all workers answer, and owe nothing after that; the aggregator is then new.
+
+        Waits until they are up.
+        """
         for script in self.scripts:
             script.forget()
         if not all(map(self.alive, range(len(self.scripts)))):
@@ -62,6 +66,7 @@ class Crew:
             while MARK not in self._next(rank).finished_sending:
                 continue
         self.manager.kv_output_aggregator = None
+        self._up = True
         return True
 
     def _next(self, rank: int) -> Any:
@@ -95,10 +100,12 @@ class Crew:
         """Gives back all that the manager took, also what it leaves behind."""
         for script in self.scripts:
             script.release()
+        self.manager.keep_monitoring = False
+        if not self._up:  # they would import for seconds before they look at their queue
+            self._kill_all()
         self.end()
-        for rank, sentinel in enumerate(self.sentinels):
-            if self.alive(rank):
-                self.kill(rank)
+        self._kill_all()
+        for sentinel in self.sentinels:
             os.close(sentinel)
         del self.manager.rpc_broadcast_mq  # and with it the stand-in's threads
         for thread in self._threads:
@@ -109,6 +116,11 @@ class Crew:
         for script in self.scripts:
             script.close()
 
+    def _kill_all(self) -> None:
+        for rank in range(len(self.sentinels)):
+            if self.alive(rank):
+                self.kill(rank)
+
 
 class Pool:
     """Crews that no driver uses, by their size."""
@@ -118,13 +130,20 @@ class Pool:
         self._folder: Path | None = None
 
     def take(self, size: int) -> Crew:
-        if self._idle[size]:
-            return self._idle[size].pop()
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="pd-workers-"))
-        crew = Crew(size, self._folder)
-        crew.renew()
-        return crew
+        """A crew as new, with all its workers up."""
+        while True:
+            self.prepare(size)
+            crew = self._idle[size].pop()
+            if crew.renew():
+                return crew
+            crew.close()
+
+    def prepare(self, size: int) -> None:
+        """Have a crew at least on its way up. In the main thread, as ATOM's manager demands."""
+        if not self._idle[size]:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="pd-workers-"))
+            self._idle[size].append(Crew(size, self._folder))
 
     def give_back(self, crew: Crew) -> None:
         self._idle[len(crew.scripts)].append(crew)
@@ -157,6 +176,7 @@ class WorkerGroupDriver:
 
     def kill(self, rank: int) -> None:
         self._crew.kill(rank)
+        self._pool.prepare(len(self._arrived))
 
     def step(self, timeout_s: float) -> WorkerReport | None:
         """Raises TimeoutError when the call does not come back, long after its timeout."""
@@ -182,6 +202,7 @@ class WorkerGroupDriver:
                 raise TimeoutError(f"worker {rank} has not made {reports} reports")
 
     def shutdown(self) -> None:
+        self._pool.prepare(len(self._arrived))
         self._crew.end()
 
     def alive(self, rank: int) -> bool:
@@ -192,10 +213,7 @@ class WorkerGroupDriver:
             script.release()
         for thread in self._hanging:
             thread.join()
-        if self._crew.renew():
-            self._pool.give_back(self._crew)
-        else:
-            self._crew.close()
+        self._pool.give_back(self._crew)
 
     def _within(self, limit_s: float, call: Callable[[], Any]) -> Any:
         outputs: list[Any] = []
