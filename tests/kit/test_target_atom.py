@@ -107,7 +107,8 @@ def test_the_versions_are_told_by_their_modules(tmp_path: Path) -> None:
     new = versions.detect(tree(tmp_path / "new", *NEW) / "atom")
     assert (old.shape, new.shape) == ("#253", "moriio package")
     assert set(old.units) == set(Unit)
-    assert set(new.units) == set(Unit) - {Unit.PROXY}, "its router is no Python"
+    its_own = {Unit.PROXY, Unit.DISCOVERY, Unit.FLOW}
+    assert set(new.units) == set(Unit) - its_own, "its router is no Python"
 
 
 def test_capabilities_follow_from_what_is_defined(tmp_path: Path) -> None:
@@ -295,22 +296,25 @@ def test_the_proxy_calls_the_engines_that_registered(atom: Target) -> None:
 
 @needs_atom
 @each_atom
-def test_the_suites_are_green_with_the_known_failures(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layer", "kept"), [("l1", 100), ("l2", 50)])
+def test_the_suites_are_green_with_the_known_failures(
+    source: Path, tmp_path: Path, layer: str, kept: int
+) -> None:
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "pytest", "tests/disaggregation", "-q"]
     command += ["--pd-target", "atom", "--pd-source", str(source), "--pd-report", str(report)]
     command += ["--pd-seed", "1"]  # a property must find what is known, so its examples are fixed
     ours = ("PYTEST_", "COV_")
     run = subprocess.run(
-        [*command, "--pd-layer", "l1", "-p", "no:cacheprovider"],
+        [*command, "--pd-layer", layer, "-p", "no:cacheprovider"],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith(ours)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     (target,) = json.loads(report.read_text())["targets"]
     outcomes = [clause["outcome"] for clause in target["clauses"]]
-    assert outcomes.count("kept") > 100
+    assert outcomes.count("kept") > kept
     assert outcomes.count("broken") == 0

@@ -38,11 +38,11 @@ class Process:
         self._listens_at = "127.0.0.1"
         self._listening = threading.Event()
         self._ended = threading.Event()
-        # Readable once the process ends: what waits for a message, waits for this too.
-        self._end, self._end_seen = socket.socketpair()
         self._threads: list[threading.Thread] = []
         self._executors: list[ThreadPoolExecutor] = []
         self.module = self._copy(name)
+        # Readable once the process ends: what waits for a message, waits for this too.
+        self._end, self._end_seen = socket.socketpair()
 
     def listen(self, host: str, start: Callable[[], None]) -> None:
         """Runs ``start``, which starts a listener, until that listens or has failed to.
