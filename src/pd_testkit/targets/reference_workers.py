@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 
 from pd_testkit.contract import WorkerReport
@@ -21,17 +21,19 @@ class Crew:
     """Running workers and what they are to say: all that outlives a driver."""
 
     def __init__(self, size: int) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="pd-scripts-"))
-        self.scripts = [Script(self._folder, rank) for rank in range(size)]
-        self.workers = Workers(
-            size, "pd_testkit.targets.scripted_worker:ScriptedRunner", [str(self._folder)]
-        )
+        with ExitStack() as undo:
+            folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="pd-scripts-"))
+            self.scripts = [Script(Path(folder), rank) for rank in range(size)]
+            for script in self.scripts:
+                undo.callback(script.close)
+            self.workers = Workers(
+                size, "pd_testkit.targets.scripted_worker:ScriptedRunner", [folder]
+            )
+            undo.callback(self.workers.close, _GRACE_S)
+            self._undo = undo.pop_all()
 
     def close(self) -> None:
-        self.workers.close(_GRACE_S)
-        for script in self.scripts:
-            script.close()
-        shutil.rmtree(self._folder)
+        self._undo.close()
 
 
 class Pool:
