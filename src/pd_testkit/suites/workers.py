@@ -35,11 +35,11 @@ def timed_out(group, timeout_s: float = SHORT_S) -> None:
     assert out is None, f"a worker has not answered, yet the step gave {out}"
 
 
-def error_of_step(group, timeout_s: float = DEATH_S) -> tuple[str | None, float]:
+def error_of_step(group) -> tuple[str | None, float]:
     """What the step's RuntimeError says, and the seconds that it took."""
     began = time.monotonic()
     try:
-        group.step(timeout_s)
+        group.step(DEATH_S)
     except RuntimeError as error:
         return str(error), time.monotonic() - began
     return None, time.monotonic() - began

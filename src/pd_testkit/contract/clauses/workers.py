@@ -39,7 +39,6 @@ CLAUSES: tuple[Clause, ...] = (
         "A step that some worker does not answer says so after its timeout, not before and not "
         "much later.",
         "One slow rank stops the whole engine, or a hiccup passes for a failure.",
-        ("vllm-project/vllm-ascend#4973",),
     ),
     _clause(
         "WRK-005",
@@ -120,14 +119,12 @@ CLAUSES: tuple[Clause, ...] = (
         "A step with a dead worker ends at once with an error that names the worker.",
         "The engine waits out one timeout after the other for a process that is gone, and the log "
         "does not say which.",
-        ("vllm-project/vllm#54689",),
     ),
     _clause(
         "WRK-018",
         "When a worker dies while a step waits for it, the step ends with an error that names the "
         "worker.",
         "The step waits for its timeout, and the death passes for slowness.",
-        ("vllm-project/vllm#54689",),
     ),
     _clause(
         "WRK-019",
@@ -139,7 +136,6 @@ CLAUSES: tuple[Clause, ...] = (
         "WRK-020",
         "A shutdown ends every worker in bounded time, also one that hangs and has reports unread.",
         "An orphan keeps GPU memory, and the engine does not come up again.",
-        ("vllm-project/vllm#58063",),
     ),
     _clause(
         "WRK-021",
