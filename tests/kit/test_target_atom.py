@@ -311,7 +311,7 @@ def test_the_suites_are_green_with_the_known_failures(
         env={name: value for name, value in os.environ.items() if not name.startswith(ours)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     (target,) = json.loads(report.read_text())["targets"]

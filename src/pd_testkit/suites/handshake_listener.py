@@ -128,9 +128,9 @@ class Listens:
     def test_fifty_peers_at_once_are_all_answered(self, door):
         raw = door.met.raw(50)
         for peer in range(50):
-            raw.send(door.said[0] if peer % 2 else [b"\xc1"], peer)
+            raw.send(door.said[0], peer)
         door.met.start("r", door.met.hand_off("r"))
-        for peer in range(1, 50, 2):
+        for peer in range(50):
             assert raw.answer(peer), f"peer {peer} of 50 has no answer"
         door.met.until_ended("r")
         assert door.met.received["r"]

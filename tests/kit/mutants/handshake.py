@@ -82,7 +82,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # -- listener
     Mutant(
-        ("HSK-009", "HSK-010", "HSK-011", "HSK-013"),
+        ("HSK-009", "HSK-010", "HSK-011"),
         "side_channel",
         _ANSWERS,
         f"            if isinstance(answer, Refusal):\n                return\n{_ANSWERS}",
@@ -99,6 +99,14 @@ MUTANTS: tuple[Mutant, ...] = (
         + "                except zmq.ZMQError:\n"
         + "                    return",
         "the listener ends when somebody does not wait for the answer",
+    ),
+    Mutant(
+        ("HSK-013",),
+        "side_channel",
+        "            peer, *frames = self._peers.recv_multipart()\n",
+        "            last, *frames = self._peers.recv_multipart()\n"
+        '            peer = vars(self).setdefault("_first", last)\n',
+        "all answers go to the peer that asked first",
     ),
     Mutant(
         ("HSK-014",),

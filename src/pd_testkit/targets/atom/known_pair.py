@@ -23,11 +23,11 @@ COMMON: tuple[Cause, ...] = (
     (
         "{worker}._handshake_listener",
         "raises on a message that it does not know, which ends the listener without a word",
-        ("HSK-009", "HSK-010", "HSK-011", "HSK-013"),
+        ("HSK-009", "HSK-010", "HSK-011"),
     ),
     (
         "{worker}._handshake_listener",
-        "takes any number for a request that is done, and ends with one that is none",
+        "takes every number for a request that is done: unknown, or told before",
         ("HSK-014",),
     ),
     (
