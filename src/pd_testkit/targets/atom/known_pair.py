@@ -22,7 +22,7 @@ COMMON: tuple[Cause, ...] = (
     ),
     (
         "{worker}._handshake_listener",
-        "raises on a message that it does not know, which ends the listener without a word",
+        "raises on a message that it does not know: its thread ends, and nobody looks after it",
         ("HSK-009", "HSK-010", "HSK-011"),
     ),
     (
