@@ -104,9 +104,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("HSK-013",),
         "side_channel",
         "            peer, *frames = self._peers.recv_multipart()\n",
-        "            last, *frames = self._peers.recv_multipart()\n"
-        '            peer = vars(self).setdefault("_first", last)\n',
-        "all answers go to the peer that asked first",
+        "            peer, *frames = self._peers.recv_multipart()\n"
+        '            known = vars(self).setdefault("_known", set())\n'
+        "            if len(known | {peer}) > 16:\n                continue\n"
+        "            known.add(peer)\n",
+        "sixteen peers are served, and no other",
     ),
     Mutant(
         ("HSK-014",),
