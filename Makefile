@@ -1,4 +1,4 @@
-# `make check`: the L1 suites against the embedded reference. `make test`: all tests.
+# `make check`: the L1 and L2 suites against the embedded reference. `make test`: all tests.
 # Both need Python 3.10+, make and a package index; they set up .venv on first use.
 #
 #   PYTHON=python3.12   the interpreter to build .venv with
