@@ -68,7 +68,9 @@ class Interposer:
         self._context = zmq.Context()
         self._context.linger = 0
         self._clients = self._context.socket(zmq.ROUTER)
-        port = self._clients.bind_to_random_port("tcp://127.0.0.1")
+        # The system's choice: pytest-randomly would have each test draw the same ports.
+        self._clients.bind("tcp://127.0.0.1:*")
+        port = int(self._clients.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
         self.address = ("127.0.0.1", port)
         self._ours = self._context.socket(zmq.PAIR)
         self._ours.bind("inproc://orders")
