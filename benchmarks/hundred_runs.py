@@ -1,4 +1,4 @@
-"""The L1 suites over and over, in random order, serial and with ``-n 2``: flakes and leaks.
+"""The suites over and over, in random order, serial and with ``-n 2``: flakes and leaks.
 
     python benchmarks/hundred_runs.py [--runs 100] [--tests tests/disaggregation]
 
@@ -39,7 +39,9 @@ def run(seed: int, workers: int, tests: str) -> list[str]:
         if len(list(leaks.glob("*.json"))) != max(workers, 1):
             wrong.append("a process did not end as it should")
         if done.returncode != 0:
-            failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+            failed = [
+                line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))
+            ]
             wrong += [f"exit code {done.returncode}", *failed]
         return wrong
 
