@@ -19,20 +19,7 @@ class ReferenceTarget(Target):
     """`pd_testkit.reference`. Each unit is imported when its first driver is made."""
 
     name = "reference"
-    units = (
-        Unit.AGGREGATOR,
-        Unit.METADATA,
-        Unit.SCHEDULER,
-        Unit.ENGINE,
-        Unit.PROXY,
-        Unit.TRANSFER,
-        Unit.HANDSHAKE,
-        Unit.PAIR,
-        Unit.WORKERS,
-        Unit.DISCOVERY,
-        Unit.SERVER,
-        Unit.FLOW,
-    )
+    units = tuple(Unit)
     capabilities = Capabilities(
         read_mode=True,
         write_mode=True,

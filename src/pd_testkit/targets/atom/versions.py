@@ -10,20 +10,6 @@ from pd_testkit.contract import Capabilities, TargetError, Unit
 
 DISAGGREGATION = "atom.kv_transfer.disaggregation"
 
-_DRIVEN = {
-    Unit.AGGREGATOR,
-    Unit.METADATA,
-    Unit.SCHEDULER,
-    Unit.ENGINE,
-    Unit.PROXY,
-    Unit.TRANSFER,
-    Unit.HANDSHAKE,
-    Unit.PAIR,
-    Unit.WORKERS,
-    Unit.DISCOVERY,
-    Unit.SERVER,
-    Unit.FLOW,
-}
 _PROXY_UNITS = {Unit.PROXY, Unit.DISCOVERY, Unit.FLOW}
 
 
@@ -59,7 +45,7 @@ class Version:
     def units(self) -> tuple[Unit, ...]:
         """What there is a driver for."""
         lacks = set() if self.has_proxy else _PROXY_UNITS
-        return tuple(unit for unit in Unit if unit in _DRIVEN and unit not in lacks)
+        return tuple(unit for unit in Unit if unit not in lacks)
 
 
 _COMMON = Capabilities(
