@@ -26,10 +26,8 @@ from pd_testkit.reference.metadata import ConnectorMetadata, RemoteTransfer
 from pd_testkit.reference.ports import side_channel_port
 from pd_testkit.reference.side_channel_messages import Geometry
 from pd_testkit.reference.worker import WorkerSide
+from pd_testkit.targets.neighbours import bases
 from pd_testkit.targets.reference_metadata import params_of
-
-_PORT_ATTEMPTS = 50
-"""Runs of neighbouring ports that are tried for one engine."""
 
 Rank = tuple[int, int]
 """DP rank and TP rank."""
@@ -52,14 +50,14 @@ class _Workers:
         }
         self.workers: dict[Rank, WorkerSide] = {}
         """By DP rank, and TP rank within."""
-        for attempt in range(_PORT_ATTEMPTS):
+        for base in bases(len(ranks)) if len(ranks) > 1 else (0,):
             try:
-                self._start(0)
-            except OSError:  # a neighbour of the port that the first worker got is taken
-                if len(ranks) == 1 or attempt == _PORT_ATTEMPTS - 1:
-                    raise
+                self._start(base)
+            except OSError as error:  # one of the ports is taken
+                taken = error
             else:
                 return
+        raise taken
 
     @property
     def engine_id(self) -> str:

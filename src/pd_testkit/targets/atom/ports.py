@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-_ATTEMPTS = 100
+from pd_testkit.targets.neighbours import bases
 
 
 def loopback(host: str) -> str:
@@ -26,12 +26,11 @@ def port_range(count: int, host: str) -> Iterator[int]:
         OSError: none were found.
     """
     with ExitStack() as kept:
-        for _ in range(_ATTEMPTS):
-            base = _keep(kept, host, 0)
+        for base in bases(count):
             try:
-                for port in range(base + 1, base + count):
+                for port in range(base, base + count):
                     _keep(kept, host, port)
-            except (OSError, OverflowError):  # somebody has it, or there is no such port
+            except OSError:  # somebody has it
                 kept.close()
                 continue
             yield base
@@ -39,8 +38,7 @@ def port_range(count: int, host: str) -> Iterator[int]:
         raise OSError(f"no {count} free ports in a row were found")
 
 
-def _keep(kept: ExitStack, host: str, port: int) -> int:
+def _keep(kept: ExitStack, host: str, port: int) -> None:
     made = kept.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     made.bind((host, port))  # alone: it fails where somebody else is
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return int(made.getsockname()[1])
