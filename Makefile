@@ -1,4 +1,5 @@
-# `make check`: the L1 and L2 suites against the embedded reference. `make test`: all tests.
+# `make check`: the L1 and L2 suites against the embedded reference, on two cores. `make test`: all
+# tests.
 # Both need Python 3.10+, make and a package index; they set up .venv on first use.
 #
 #   PYTHON=python3.12   the interpreter to build .venv with
@@ -14,7 +15,7 @@ ARGS ?=
 .PHONY: check test lint docs bench soak clean venv
 
 check: $(VENV)/.ready
-	$(BIN)/python -m pytest tests/disaggregation $(ARGS)
+	$(BIN)/python -m pytest tests/disaggregation -n 2 $(ARGS)
 
 test: $(VENV)/.ready
 	PD_EXAMPLES=thorough $(BIN)/python -m pytest tests $(ARGS)
