@@ -27,6 +27,7 @@ from tests.kit.proxy_bed import (
     Bed,
     EngineConnection,
     Message,
+    Script,
     ScriptedEngine,
     bed,
     chunk,
@@ -124,13 +125,20 @@ def test_an_engine_without_models_is_left_out_and_none_at_all_is_a_502() -> None
     within(scenario())
 
 
-def test_instances_are_told_with_their_load() -> None:
+def held_decodes() -> tuple[Script, asyncio.Event, asyncio.Event]:
+    """A D that has seen its call (the second event), and answers when the first one is set."""
     held, seen = asyncio.Event(), asyncio.Event()
 
     async def holds(connection: EngineConnection, message: Message) -> None:
         seen.set()
         await held.wait()
         await decodes(connection, message)
+
+    return holds, held, seen
+
+
+def test_instances_are_told_with_their_load() -> None:
+    holds, held, seen = held_decodes()
 
     async def scenario() -> None:
         async with bed(decode=holds) as b:
@@ -320,12 +328,7 @@ def test_a_drain_lets_what_is_under_way_end_and_takes_nothing_new() -> None:
 
 
 def test_a_request_on_a_kept_connection_gets_503_while_it_drains() -> None:
-    held, seen = asyncio.Event(), asyncio.Event()
-
-    async def holds(connection: EngineConnection, message: Message) -> None:
-        seen.set()
-        await held.wait()
-        await decodes(connection, message)
+    holds, held, seen = held_decodes()
 
     async def scenario() -> None:
         async with bed(decode=holds) as b:

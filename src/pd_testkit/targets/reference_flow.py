@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pd_testkit.contract import Instance, ProxyOptions, Role
 from pd_testkit.proxy.instances import Engine, Leg
 from pd_testkit.proxy.router import Router
 from pd_testkit.proxy.server import ProxyServer
 from pd_testkit.proxy.settings import Settings
+from pd_testkit.targets.loop_thread import LoopThread
 
 _T = TypeVar("_T")
 
@@ -38,16 +37,14 @@ class ProxyServerDriver:
         if options.max_body_bytes is not None:
             settings = replace(settings, max_body_bytes=options.max_body_bytes)
         self._router = Router(settings)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
-        self._thread.start()
+        self._loop = LoopThread("proxy", _PATIENCE_S)
         self._server = ProxyServer(self._router)
         try:
-            self._run(self._server.start("127.0.0.1", 0))
+            self._loop.run(self._server.start("127.0.0.1", 0))
             for instance in instances:
                 self.add(instance)
         except BaseException:
-            self._end()
+            self._loop.close()
             raise
         self.url = f"http://127.0.0.1:{self._server.port}"
 
@@ -68,14 +65,9 @@ class ProxyServerDriver:
 
     def close(self) -> None:
         try:
-            self._run(self._server.stop())
+            self._loop.run(self._server.stop())
         finally:
-            self._end()
-
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+            self._loop.close()
 
     def _do(self, act: Callable[[], _T]) -> _T:
         """The result of a call in the loop's thread."""
@@ -83,7 +75,4 @@ class ProxyServerDriver:
         async def work() -> _T:
             return act()
 
-        return self._run(work())
-
-    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE_S)
+        return self._loop.run(work())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
-import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ from aiohttp import web
 
 from pd_testkit.contract import Generation, Served
 from pd_testkit.reference.server import Piece, application
+from pd_testkit.targets.loop_thread import LoopThread
 from pd_testkit.targets.scripted_core import ScriptedCore
 
 _SECONDS = 30.0
@@ -23,19 +22,20 @@ class ServerDriver:
 
     def __init__(self) -> None:
         self._script = ScriptedCore()
-        self._loop = asyncio.new_event_loop()
         self._runner = web.AppRunner(application(_Core(self._script), "m"), access_log=None)
-        self._loop.run_until_complete(self._start())
+        self._loop = LoopThread("pd-reference-server", _SECONDS)
+        try:
+            self._loop.run(self._start())
+        except BaseException:
+            self._loop.close()
+            raise
         self._port: int = self._runner.addresses[0][1]
-        self._thread = threading.Thread(target=self._loop.run_forever, name="pd-reference-server")
-        self._thread.start()
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.run_until_complete(self._runner.cleanup())
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
+        try:
+            self._loop.run(self._runner.cleanup())
+        finally:
+            self._loop.close()
 
     def ask(
         self,

@@ -6,7 +6,6 @@ engine core behind it is ours, and the tokenizer, whose tokens are the script's 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 
 from pd_testkit.contract import Generation, Served
 from pd_testkit.targets.atom.asgi import ask
+from pd_testkit.targets.loop_thread import LoopThread
 from pd_testkit.targets.scripted_core import ScriptedCore
 
 _SECONDS = 30.0
@@ -34,18 +34,10 @@ class ServerDriver:
         tokenizer = _Tokenizer()
         self._core = _Core(self._script, tokenizer, getattr(self._api, "flush_stream_batch", None))
         self._serve(tokenizer)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="pd-atom-server")
-        self._thread.start()
+        self._loop = LoopThread("pd-atom-server", _SECONDS)
 
     def close(self) -> None:
         self._core.close()
-        asyncio.run_coroutine_threadsafe(self._loop.shutdown_default_executor(), self._loop).result(
-            _SECONDS
-        )
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
         self._api.engine = self._api.tokenizer = None
 
@@ -59,9 +51,7 @@ class ServerDriver:
     ) -> Served:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         with self._script.expecting(body, generations) as script:
-            status, seen, content = asyncio.run_coroutine_threadsafe(
-                ask(self._api.app, path, headers or {}, raw), self._loop
-            ).result(_SECONDS)
+            status, seen, content = self._loop.run(ask(self._api.app, path, headers or {}, raw))
         return Served(status, content, seen, tuple(script.params))
 
     def _serve(self, tokenizer: _Tokenizer) -> None:
