@@ -39,10 +39,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--pd-target",
         metavar="TARGET",
-        help="implementation under test: reference (the default), atom or package.module:attribute",
+        help="implementation under test: reference (the default), atom, vllm[:CONNECTOR], "
+        "sglang[:BACKEND], router or package.module:attribute",
     )
     group.addoption(
         "--pd-source", metavar="DIR", help="source tree of the target, where it takes one"
+    )
+    group.addoption(
+        "--pd-router",
+        metavar="ROUTER",
+        help="for --pd-target router: a preset (vllm-router, sglang-router), a command such as "
+        "'my-router --port {port} --prefill {prefill} --decode {decode}', or a URL",
     )
     group.addoption(
         "--pd-layer", metavar="LAYERS", help="leave out tests of other layers; such as l1,l2"

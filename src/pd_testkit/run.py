@@ -82,7 +82,11 @@ class Run:
             name = self.config.getoption("--pd-target") or "reference"
             source = self.config.getoption("--pd-source")
             try:
-                self._target = load(name, Path(source) if source else None)
+                self._target = load(
+                    name,
+                    Path(source) if source else None,
+                    self.config.getoption("--pd-router"),
+                )
             except TargetError as error:
                 raise pytest.UsageError(f"--pd-target {name}: {error}") from None
         return self._target
@@ -123,6 +127,8 @@ class Run:
             self.target()
         elif self.config.getoption("--pd-source"):
             raise pytest.UsageError("--pd-source without --pd-target: name the target too")
+        elif self.config.getoption("--pd-router"):
+            raise pytest.UsageError("--pd-router without --pd-target: say --pd-target router")
         self.require()
         _ = self.layers, self.seed
 

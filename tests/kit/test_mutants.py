@@ -23,7 +23,9 @@ from pd_testkit.suites.flow import FlowSuite
 from pd_testkit.suites.handshake import HandshakeSuite
 from pd_testkit.suites.metadata import MetadataSuite
 from pd_testkit.suites.pair import PairSuite
+from pd_testkit.suites.polling import PollingSuite
 from pd_testkit.suites.proxy import ProxySuite
+from pd_testkit.suites.router import RouterSuite
 from pd_testkit.suites.scheduler import SchedulerSuite
 from pd_testkit.suites.server import ServerSuite
 from pd_testkit.suites.transfer import TransferSuite
@@ -146,6 +148,16 @@ class TestServerMutants(Planted, ServerSuite):
 
 class TestFlowMutants(Planted, FlowSuite):
     """The proxy as a server, with real engines behind it."""
+
+    patience_s = 4.0
+
+
+class TestPollingMutants(Planted, PollingSuite):
+    """Senders on P and receivers on D, whose transfers are polled."""
+
+
+class TestRouterMutants(Planted, RouterSuite):
+    """What a router promises beyond one flow."""
 
     patience_s = 4.0
 

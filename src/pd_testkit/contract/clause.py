@@ -12,7 +12,7 @@ from pd_testkit.contract.capabilities import Capability
 class Unit(str, Enum):
     """The part of an implementation that a clause speaks of; one suite each.
 
-    Handshake and pair share a driver: two sides of the same workers.
+    Handshake and pair share a driver, two sides of the same workers; so do flow and router.
     """
 
     AGGREGATOR = "aggregator"
@@ -27,6 +27,8 @@ class Unit(str, Enum):
     DISCOVERY = "discovery"
     SERVER = "server"
     FLOW = "flow"
+    POLLING = "polling"
+    ROUTER = "router"
 
     def __str__(self) -> str:
         return self.value
@@ -56,6 +58,8 @@ PREFIXES: dict[str, Unit] = {
     "DSC": Unit.DISCOVERY,
     "SRV": Unit.SERVER,
     "FLOW": Unit.FLOW,
+    "POL": Unit.POLLING,
+    "RTR": Unit.ROUTER,
 }
 
 _ID = re.compile(r"([A-Z]+)-(\d{3})")

@@ -108,6 +108,13 @@ class Target:
         """A proxy that serves, with these instances behind it."""
         raise self._lacks("proxy_server")
 
+    def rooms(self, prefill: WorkerSpec, decode: WorkerSpec) -> drivers.Rooms:
+        """A sending and a receiving engine, up and listening.
+
+        Must raise ValueError for a spec that the target cannot be built for.
+        """
+        raise self._lacks("rooms")
+
     def _lacks(self, factory: str) -> TargetError:
         return TargetError(
             f"target {self.name!r} has no driver {factory!r}: "
@@ -128,6 +135,8 @@ FACTORIES: dict[Unit, tuple[str, type]] = {
     Unit.DISCOVERY: ("discovery", drivers.Discovery),
     Unit.SERVER: ("server", drivers.Server),
     Unit.FLOW: ("proxy_server", drivers.ProxyServer),
+    Unit.POLLING: ("rooms", drivers.Rooms),
+    Unit.ROUTER: ("proxy_server", drivers.ProxyServer),
 }
 """Each unit's factory on `Target` and the Protocol of the driver that it gives."""
 

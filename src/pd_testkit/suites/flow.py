@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
-
-import pytest
-
-from pd_testkit.contract import ProxyOptions, Unit
-from pd_testkit.suites.base import Suite
-from pd_testkit.suites.flow_client import Client
+from pd_testkit.contract import Unit
 from pd_testkit.suites.flow_connections import Connections
 from pd_testkit.suites.flow_crowd import Crowd
 from pd_testkit.suites.flow_departures import Departures
-from pd_testkit.suites.flow_engines import Engine, Engines
 from pd_testkit.suites.flow_failures import Failures
 from pd_testkit.suites.flow_legs import Legs
 from pd_testkit.suites.flow_mistakes import Mistakes
 from pd_testkit.suites.flow_streams import Streams
+from pd_testkit.suites.serving import Serving
 
 
-class FlowSuite(Legs, Streams, Failures, Departures, Mistakes, Connections, Crowd, Suite):
+class FlowSuite(Legs, Streams, Failures, Departures, Mistakes, Connections, Crowd, Serving):
     """The proxy as a server, with real engines behind it."""
 
     unit = Unit.FLOW
-    patience_s: ClassVar[float] = 10.0
-    """How long a test waits for what must come; it is only reached on failure."""
-
-    @pytest.fixture
-    def engines(self) -> Iterator[Engines]:
-        """The engines that the test asks for, and who holds which blocks."""
-        made = Engines(self.patience_s)
-        yield made
-        made.close()
-
-    @pytest.fixture
-    def serve(self, engines: Engines, make: Callable[..., Any]) -> Iterator[Callable[..., Client]]:
-        """``serve(*engines, **options)``: a proxy in front of them, and a client of it.
-
-        One per test: an implementation may keep what it knows in a module.
-        """
-        clients: list[Client] = []
-
-        def start(*behind: Engine, **options: Any) -> Client:
-            instances = [engine.instance for engine in behind]
-            client = Client(make(instances, ProxyOptions(**options)), self.patience_s)
-            clients.append(client)
-            return client
-
-        yield start
-        for client in clients:
-            client.close()

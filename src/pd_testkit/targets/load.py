@@ -11,34 +11,37 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pd_testkit.contract import Target, TargetError, check_target
+from pd_testkit.targets.choice import Choice
 
-BUILT_IN = ("reference", "atom")
-"""Names of the targets that come with the kit; each is a module here with a ``target(source)``."""
+BUILT_IN = ("reference", "atom", "vllm", "sglang", "router")
+"""Names of the targets that come with the kit; each is a module here with a ``target(choice)``."""
 
 _T = TypeVar("_T")
 
 
-def load(name: str, source: Path | None = None) -> Target:
+def load(name: str, source: Path | None = None, router: str | None = None) -> Target:
     """The target of that name, checked and not yet open.
 
     Args:
-        name: one of `BUILT_IN`, or ``package.module:attribute``, where the attribute is a
-            `Target`, a subclass of it or a callable without arguments that gives one.
+        name: one of `BUILT_IN`, with a colon and a variant where it has those, such as
+            ``vllm:nixl``; or ``package.module:attribute``, where the attribute is a `Target`, a
+            subclass of it or a callable without arguments that gives one.
         source: a source tree of the implementation, for the built-in targets that take one.
+        router: a preset, a command or a URL, for the target ``router``.
 
     Raises:
         TargetError: there is no such target, or it cannot be used as it stands.
     """
     if source is not None and not source.is_dir():
         raise TargetError(f"there is no folder {source} (--pd-source)")
-    if name in BUILT_IN:
-        factory = _attribute(f"{__package__}.{name}", "target")
-        return check_target(_guard(f"making target {name}", lambda: factory(source)))
     module, _, attribute = name.partition(":")
+    if module in BUILT_IN:
+        factory = _attribute(f"{__package__}.{module}", "target")
+        choice = Choice(module, attribute, source, router)
+        return check_target(_guard(f"making target {name}", lambda: factory(choice)))
     if not (module and attribute):
         raise TargetError(_unknown(name))
-    if source is not None:
-        raise TargetError(f"--pd-source is for {' and '.join(BUILT_IN)} only")
+    Choice(name, "", source, router).takes()
     found = _attribute(module, attribute)
     if not isinstance(found, Target) and callable(found):
         found = _guard(f"calling {name}", found)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pd_testkit.contract import Capabilities, Target, TargetError, Unit
+from pd_testkit.contract import Capabilities, Target, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pd_testkit.contract import EngineSpec, Instance, ProxyOptions, WorkerSpec, drivers
     from pd_testkit.fabric import Fabric
+    from pd_testkit.targets.choice import Choice
     from pd_testkit.targets.reference_workers import Pool
 
 
@@ -19,7 +19,7 @@ class ReferenceTarget(Target):
     """`pd_testkit.reference`. Each unit is imported when its first driver is made."""
 
     name = "reference"
-    units = tuple(Unit)
+    units = tuple(unit for unit in Unit if unit is not Unit.POLLING)
     capabilities = Capabilities(
         read_mode=True,
         write_mode=True,
@@ -132,12 +132,11 @@ class ReferenceTarget(Target):
         return ProxyServerDriver(instances, options)
 
 
-def target(source: Path | None = None) -> Target:
+def target(choice: Choice) -> Target:
     """The target of ``--pd-target reference``.
 
     Raises:
         TargetError: a source tree was named; the reference has none.
     """
-    if source is not None:
-        raise TargetError("the target reference takes no --pd-source")
+    choice.takes()
     return ReferenceTarget()

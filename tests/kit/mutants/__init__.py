@@ -14,7 +14,9 @@ from . import (
     handshake,
     metadata,
     pair,
+    polling,
     proxy,
+    router,
     scheduler,
     server,
     transfer,
@@ -35,6 +37,8 @@ _UNITS = {
     "discovery": discovery,
     "server": server,
     "flow": flow,
+    "polling": polling,
+    "router": router,
 }
 
 MUTANTS: dict[str, Mutant] = {

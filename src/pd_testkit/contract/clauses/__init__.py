@@ -13,7 +13,9 @@ from pd_testkit.contract.clauses import (
     handshake,
     metadata,
     pair,
+    polling,
     proxy,
+    router,
     scheduler,
     server,
     transfer,
@@ -33,6 +35,8 @@ _UNITS = (
     discovery,
     server,
     flow,
+    polling,
+    router,
 )
 
 CLAUSES: dict[str, Clause] = {clause.id: clause for unit in _UNITS for clause in unit.CLAUSES}

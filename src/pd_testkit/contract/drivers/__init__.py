@@ -12,6 +12,7 @@ from pd_testkit.contract.drivers.live import (
     Discovery,
     Pair,
     ProxyServer,
+    Rooms,
     Server,
     WorkerGroup,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "Pair",
     "Proxy",
     "ProxyServer",
+    "Rooms",
     "SchedulerSide",
     "Server",
     "Transfer",

@@ -189,3 +189,10 @@ class ProxyServer(Protocol):
 
     def remove(self, role: Role, url: str) -> None:
         """An instance leaves; returns when the proxy routes to it no more. ``unregister``."""
+
+
+class Rooms(Protocol):
+    """One P and one D engine whose transfers are each known to both by a room's number.
+
+    P has a sender and D a receiver per room; both are polled for what became of it.
+    """

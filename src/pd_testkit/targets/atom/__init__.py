@@ -22,6 +22,7 @@ from pd_testkit.targets.atom.server import ServerDriver
 from pd_testkit.targets.atom.transfer import TransferDriver
 from pd_testkit.targets.atom.versions import DISAGGREGATION, detect
 from pd_testkit.targets.atom.workers import Pool, WorkerGroupDriver
+from pd_testkit.targets.choice import Choice
 
 if TYPE_CHECKING:
     from pd_testkit.contract import drivers
@@ -118,15 +119,14 @@ class AtomTarget(Target):
         return ProxyServerDriver(instances)
 
 
-def target(source: Path | None) -> Target:
-    """The target of ``--pd-target atom``.
-
-    Args:
-        source: an ATOM checkout; None for the ``atom`` that is importable.
+def target(choice: Choice) -> Target:
+    """The target of ``--pd-target atom``: that of ``--pd-source``, an ATOM checkout, or the
+    ``atom`` that is importable.
 
     Raises:
         TargetError: there is no ATOM, or a package that it needs is missing.
     """
-    atom = AtomTarget(checkout.find(source))
+    choice.takes(source=True)
+    atom = AtomTarget(checkout.find(choice.source))
     checkout.check_packages()
     return atom

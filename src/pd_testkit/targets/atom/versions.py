@@ -10,7 +10,7 @@ from pd_testkit.contract import Capabilities, TargetError, Unit
 
 DISAGGREGATION = "atom.kv_transfer.disaggregation"
 
-_PROXY_UNITS = {Unit.PROXY, Unit.DISCOVERY, Unit.FLOW}
+_PROXY_UNITS = {Unit.PROXY, Unit.DISCOVERY, Unit.FLOW, Unit.ROUTER}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Version:
     @property
     def units(self) -> tuple[Unit, ...]:
         """What there is a driver for."""
-        lacks = set() if self.has_proxy else _PROXY_UNITS
+        lacks = {Unit.POLLING} | (set() if self.has_proxy else _PROXY_UNITS)
         return tuple(unit for unit in Unit if unit not in lacks)
 
 

@@ -1,0 +1,45 @@
+"""A proxy that serves, with real P and D engines behind it on loopback sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from pd_testkit.contract import ProxyOptions
+from pd_testkit.suites.base import Suite
+from pd_testkit.suites.flow_client import Client
+from pd_testkit.suites.flow_engines import Engine, Engines
+
+
+class Serving(Suite):
+    """The fixtures of the suites that speak to a proxy as its clients do."""
+
+    patience_s: ClassVar[float] = 10.0
+    """How long a test waits for what must come; it is only reached on failure."""
+
+    @pytest.fixture
+    def engines(self) -> Iterator[Engines]:
+        """The engines that the test asks for, and who holds which blocks."""
+        made = Engines(self.patience_s)
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def serve(self, engines: Engines, make: Callable[..., Any]) -> Iterator[Callable[..., Client]]:
+        """``serve(*engines, **options)``: a proxy in front of them, and a client of it.
+
+        One per test: an implementation may keep what it knows in a module.
+        """
+        clients: list[Client] = []
+
+        def start(*behind: Engine, **options: Any) -> Client:
+            instances = [engine.instance for engine in behind]
+            client = Client(make(instances, ProxyOptions(**options)), self.patience_s)
+            clients.append(client)
+            return client
+
+        yield start
+        for client in clients:
+            client.close()

@@ -1,0 +1,7 @@
+"""Planted bugs that the router clauses catch."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+MUTANTS: tuple[Mutant, ...] = ()
