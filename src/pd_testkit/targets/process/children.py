@@ -1,0 +1,36 @@
+"""The child processes of a target, kept from one driver to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pd_testkit.targets.process.child import Child
+
+
+class Children:
+    """Children by name; each starts when it is first asked for, and again when it has died.
+
+    To import an implementation takes seconds, so a child serves many drivers. One whose state a
+    clause has spoiled is told to `end`.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self.environment = dict(environment or {})
+        self._children: dict[str, Child] = {}
+
+    def get(self, name: str) -> Child:
+        child = self._children.get(name)
+        if child is None or not child.alive:
+            self.end(name)
+            child = self._children[name] = Child(name, self.environment)
+        return child
+
+    def end(self, name: str) -> None:
+        """That one's process ends; the next `get` starts a new one."""
+        if (child := self._children.pop(name, None)) is not None:
+            child.close()
+
+    def close(self) -> None:
+        """End them all. Harmless twice."""
+        for name in list(self._children):
+            self.end(name)

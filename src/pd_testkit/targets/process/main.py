@@ -1,0 +1,81 @@
+"""A child: ``python -m pd_testkit.targets.process.main FD`` serves one socket until it closes."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import msgspec
+
+from pd_testkit.targets.process import wire
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Objects:
+    """The objects that this process holds, by number, and the class whose signatures each has."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._held: dict[int, tuple[Any, type]] = {}
+
+    def serve(self, request: wire.Request) -> msgspec.Raw:
+        match request:
+            case wire.Make():
+                factory = wire.find(request.factory)
+                made = factory(**_decoded(factory, request.arguments))
+                number = next(self._numbers)
+                self._held[number] = made, wire.find(request.speaks)
+                return wire.encode(number)
+            case wire.Ask():
+                held, speaks = self._held[request.number]
+                arguments = _decoded(getattr(speaks, request.name), request.arguments)
+                return wire.encode(getattr(held, request.name)(**arguments))
+            case wire.Get():
+                return wire.encode(getattr(self._held[request.number][0], request.name))
+            case wire.Drop():
+                held, _ = self._held.pop(request.number)
+                if hasattr(held, "close"):
+                    held.close()
+                return wire.encode(None)
+
+
+def _decoded(function: Any, arguments: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    kinds = wire.hints(function)
+    return {name: wire.decode(value, kinds.get(name, Any)) for name, value in arguments.items()}
+
+
+def _message(error: Exception) -> str:
+    # A KeyError's text is its argument's repr.
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
+def main(descriptor: int) -> None:
+    # It must not outlive the tests, not even while it hangs in a call.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    objects = Objects()
+    with socket.socket(fileno=descriptor) as connection:
+        while (frame := wire.receive(connection)) is not None:
+            request = msgspec.msgpack.decode(frame, type=wire.Request)
+            reply: wire.Reply
+            try:
+                reply = wire.Answer(objects.serve(request))
+            except Exception as error:
+                trace = "".join(traceback.format_exception(error))
+                reply = wire.Raised(wire.name_of(type(error)), _message(error), trace)
+            wire.send(connection, reply)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads that the implementation leaves behind must not keep the process.
+    os._exit(0)
