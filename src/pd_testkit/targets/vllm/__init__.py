@@ -1,0 +1,102 @@
+"""vLLM as a target: its own scheduler and connectors, unpatched, as installed, on a plain CPU.
+
+What imports vLLM runs in child processes (`pd_testkit.targets.process`): P's and D's, as a
+connector's role may be the process's.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import TYPE_CHECKING
+
+from pd_testkit.contract import (
+    Aggregator,
+    EngineScheduler,
+    EngineSpec,
+    Metadata,
+    SchedulerSide,
+    Target,
+    TargetError,
+)
+from pd_testkit.targets.process import Children
+from pd_testkit.targets.vllm.connectors import CONNECTORS, Connector
+
+if TYPE_CHECKING:
+    from pd_testkit.targets.choice import Choice
+
+__all__ = ["VllmTarget", "target"]
+
+ENVIRONMENT = {
+    "VLLM_TARGET_DEVICE": "cpu",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "UCX_NET_DEVICES": "lo",
+    "UCX_TLS": "tcp,self",
+}
+"""Of the children. Without the first, vLLM's schedulers look for an accelerator."""
+
+
+class VllmTarget(Target):
+    """One connector in the vLLM that is installed."""
+
+    def __init__(self, connector: Connector) -> None:
+        self.name = f"vllm:{connector.variant}"
+        self.units = connector.units
+        self.capabilities = connector.capabilities
+        self._connector = connector
+        self._children = Children(ENVIRONMENT)
+
+    def version(self) -> str:
+        return importlib.metadata.version("vllm")
+
+    def close(self) -> None:
+        self._children.close()
+
+    def aggregator(self, *, world_size: int, expected: int | None = None) -> Aggregator:
+        return self._children.get("consumer").make(
+            Aggregator,
+            f"{__name__}.aggregator:AggregatorDriver",
+            world_size=world_size,
+            expected=expected,
+        )
+
+    def metadata(self) -> Metadata:
+        return self._children.get("consumer").make(
+            Metadata, f"{__name__}.metadata:MetadataDriver", variant=self._connector.variant
+        )
+
+    def scheduler_side(self, spec: EngineSpec) -> SchedulerSide:
+        return self._children.get(spec.role.value).make(
+            SchedulerSide,
+            f"{__name__}.scheduler:SchedulerSideDriver",
+            spec=spec,
+            variant=self._connector.variant,
+        )
+
+    def engine_scheduler(self, spec: EngineSpec) -> EngineScheduler:
+        return self._children.get(spec.role.value).make(
+            EngineScheduler,
+            f"{__name__}.engine:EngineSchedulerDriver",
+            spec=spec,
+            variant=self._connector.variant,
+        )
+
+
+def target(choice: Choice) -> Target:
+    """The target of ``--pd-target vllm[:CONNECTOR]``.
+
+    Raises:
+        TargetError: vLLM, or a package that the connector needs, is missing.
+    """
+    choice.takes(variants=tuple(CONNECTORS))
+    connector = CONNECTORS[choice.variant or next(iter(CONNECTORS))]
+    if importlib.util.find_spec("vllm") is None:
+        raise TargetError("vLLM is not installed here: see docs/targets-vllm.md for how, on a CPU")
+    for module, distribution in connector.packages.items():
+        if importlib.util.find_spec(module) is None:
+            raise TargetError(
+                f"the connector {connector.variant} needs {module}: pip install {distribution}"
+            )
+    return VllmTarget(connector)
