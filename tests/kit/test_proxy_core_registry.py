@@ -128,6 +128,7 @@ class TestWhileRequestsAreUnderWay:
                 "in_flight": 0,
                 "queued_tokens": 0,
                 "breaker": "closed",
+                "well": True,
                 "heartbeat_age_s": 4.0,
             },
             {
@@ -141,6 +142,7 @@ class TestWhileRequestsAreUnderWay:
                 "in_flight": 0,
                 "queued_tokens": 0,
                 "breaker": "open",
+                "well": True,
                 "heartbeat_age_s": None,
             },
         ]

@@ -17,7 +17,7 @@ from pd_testkit.proxy.upstream import Connection, Head
 if TYPE_CHECKING:
     from pd_testkit.proxy.server import ProxyServer
 
-OPEN_PATHS = frozenset({"/health", "/metrics"})
+OPEN_PATHS = frozenset({"/health", "/liveness", "/metrics", "/readiness"})
 """Asked without the API key: by probes and scrapers."""
 
 MAX_MODELS_BYTES = 2**20
@@ -46,10 +46,11 @@ def answer(server: ProxyServer, request: Request) -> Response:
 
 
 def _health(server: ProxyServer) -> Response:
-    """Healthy is a proxy that can route: for each leg an engine whose breaker is not open."""
+    """Healthy is a proxy that can route: for each leg an engine that is well, as far as its
+    checks tell, and whose breaker is not open."""
     up = {"prefill": 0, "decode": 0}
     for instance in server.router.instances(server.now()):
-        up[instance["role"]] += instance["breaker"] != "open"
+        up[instance["role"]] += instance["well"] and instance["breaker"] != "open"
     mode = server.router.mode
     enough = any(up.values()) if mode == "aggregated" else all(up.values())
     status = "draining" if server.draining else "ok" if enough else "no engines"
@@ -57,6 +58,10 @@ def _health(server: ProxyServer) -> Response:
     if status == "ok":
         return _json(body)
     return _json(body, 503, {"retry-after": "1"})
+
+
+def _liveness(server: ProxyServer) -> Response:
+    return _json({"status": "ok"})
 
 
 def _metrics(server: ProxyServer) -> Response:
@@ -87,6 +92,8 @@ def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -
 
 _ANSWERS: dict[str, Callable[[ProxyServer], Response]] = {
     "/health": _health,
+    "/readiness": _health,
+    "/liveness": _liveness,
     "/metrics": _metrics,
     "/instances": _instances,
     "/mode": _mode,
@@ -96,6 +103,8 @@ _ANSWERS: dict[str, Callable[[ProxyServer], Response]] = {
 
 _ALLOWED = {
     "/health": "GET",
+    "/readiness": "GET",
+    "/liveness": "GET",
     "/metrics": "GET",
     "/instances": "GET",
     "/mode": "GET",

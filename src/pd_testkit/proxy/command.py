@@ -122,6 +122,7 @@ def _setting(name: str, text: str, kind: click.ParamType[Any]) -> Callable[..., 
 _DETAILS = "protocol=NAME, zmq=HOST:PORT (of a p2p_nccl connector), dp=RANKS"
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
+_PAUSE = click.FloatRange(min=0)
 _COUNT = click.IntRange(min=1)
 
 
@@ -161,6 +162,9 @@ _COUNT = click.IntRange(min=1)
 @_setting("connect_timeout_s", "Seconds.", _SECONDS)
 @_setting("read_timeout_s", "Seconds of an engine's silence.", _SECONDS)
 @_setting("retries", "Further attempts, until something was passed on.", click.IntRange(min=0))
+@_setting("breaker_threshold", "Failures in a row; then an engine is left alone.", _COUNT)
+@_setting("breaker_cool_down_s", "Seconds that it is; then one request tries it.", _PAUSE)
+@_setting("health_interval_s", "Seconds between two health checks of an engine; 0: none.", _PAUSE)
 @_setting("lifetime_s", "Seconds after its last heartbeat that an engine is kept.", _SECONDS)
 @_setting("max_in_flight", "Requests under way; more get 429.", _COUNT)
 @_setting("max_in_flight_per_engine", "Running or queued there; then 503.", _COUNT)
@@ -213,8 +217,9 @@ def proxy(
 ) -> None:
     """Route completions over prefill and decode engines.
 
-    OpenAI's /v1/completions and /v1/chat/completions, streaming or not; and /health, /metrics,
-    /instances, /mode, /conversations. Ends on SIGTERM or Ctrl-C when what is under way is done.
+    OpenAI's /v1/completions and /v1/chat/completions, streaming or not; and /health, /readiness,
+    /liveness, /metrics, /instances, /mode, /conversations. Ends on SIGTERM or Ctrl-C when what is
+    under way is done.
     """
     one_leg = not (prefillers and decoders) and settings["mode"] != "aggregated"
     if discovery is None and (one_leg or not (prefillers or decoders)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pd_testkit.proxy import framing
+from pd_testkit.proxy.completeness import EventStream
 from pd_testkit.proxy.downstream import ClientConnection, Request
 from pd_testkit.proxy.farewell import Bequest, Farewell
 from pd_testkit.proxy.messages import Call, Response, error
@@ -56,6 +57,7 @@ class Exchange:
         "_connection",
         "_decode",
         "_ended",
+        "_events",
         "_first_at",
         "_head",
         "_last_at",
@@ -87,6 +89,8 @@ class Exchange:
         self._head: Head | None = None
         self._body: list[bytes] = []
         self._size = 0
+        self._events: EventStream | None = None
+        """How D's stream goes, if it is one."""
         self._passing = False
         """The client has the head of D's answer."""
         self._chunked = False
@@ -117,6 +121,7 @@ class Exchange:
             self._head = head
             if not prefill:
                 following = self._route.started(head.status, now)
+                self._tell_p(now)
                 if following is not None:
                     self._retry(following, now)
                     return
@@ -168,6 +173,12 @@ class Exchange:
         untold = self._route.answered(self._response(self._head), now)
         if isinstance(untold, Call):
             self._see_off(self._send(untold), now)
+
+    def _tell_p(self, now: float) -> None:
+        """D has failed with P's blocks not taken over, as far as can be known."""
+        release, self._route.release = self._route.release, None
+        if release is not None:
+            self._see_off(self._send(release), now)
 
     def _see_off(self, connection: Connection, now: float) -> None:
         connection.hand_over(Farewell(connection), now + self._farewell_s)
@@ -258,6 +269,8 @@ class Exchange:
         assert self._head is not None
         self._passing = True
         fields = self._head.headers
+        if self._head.is_event_stream and self._head.status < 400:
+            self._events = EventStream()
         length = fields.get("content-length")
         self._chunked = length is None and not self._request.http10
         if length is None and not self._chunked:
@@ -290,7 +303,8 @@ class Exchange:
         assert self._head is not None
         self._connection = None
         self._route.finished(now, ok=True)
-        self._end(_outcome(self._head.status), self._head.status, now)
+        failed = self._events is not None and not self._events.complete
+        self._end("broken" if failed else _outcome(self._head.status), self._head.status, now)
         if self._chunked:
             data += framing.LAST_CHUNK
         if data:
@@ -299,6 +313,8 @@ class Exchange:
 
     def _framed(self, body: bytes) -> bytes:
         self._passed += len(body)
+        if self._events is not None and body:
+            self._events.feed(body)
         return framing.chunk(body) if self._chunked and body else body
 
     def _first_byte(self, now: float) -> None:
@@ -314,7 +330,9 @@ class Exchange:
         if self._call.leg != "prefill" and self._head is not None:
             self._give_up(status, message, now)  # it was started: nothing is retried
         else:
-            self._follow(retry(now), now)
+            following = retry(now)
+            self._tell_p(now)
+            self._follow(following, now)
 
     def _give_up(self, status: int, message: str, now: float) -> None:
         """No further attempt: an error, in the stream if it has begun."""
@@ -329,7 +347,9 @@ class Exchange:
             return
         assert self._head is not None
         self._route.finished(now, ok=False)
+        self._tell_p(now)
         self._end("broken", self._head.status, now)
+        self._events = None
         if self._head.is_event_stream and "content-length" not in self._head.headers:
             self._client.send(self._framed(framing.event(refusal.body)))
         self._client.cut()
@@ -337,6 +357,7 @@ class Exchange:
     def _answer(self, response: Response, now: float) -> None:
         """What the router says in place of D's answer."""
         self._route.finished(now, ok=False)
+        self._tell_p(now)
         self._end(_outcome(response.status), response.status, now)
         self._client.respond(response)
 

@@ -68,6 +68,7 @@ class Instance:
         "dp_turn",
         "engine",
         "in_flight",
+        "misses",
         "protocol",
         "queued_tokens",
         "seen_at",
@@ -88,6 +89,8 @@ class Instance:
         """The number of the last choice that fell on it, of all choices; 0: never."""
         self.dp_turn = 0
         """Requests that were given a DP rank."""
+        self.misses = 0
+        """Health checks in a row that it failed."""
 
     def next_dp_rank(self) -> int:
         """The ranks have a turn of their own per engine, or they would follow its index."""

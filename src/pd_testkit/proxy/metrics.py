@@ -137,11 +137,11 @@ class Metrics(Collector):
             yield gauge
         state = GaugeMetricFamily(
             "pd_proxy_engine_up",
-            "1 where the breaker lets requests through.",
+            "1 where the breaker and the health checks let requests through.",
             labels=("role", "url"),
         )
         for instance in instances:
-            up = instance["breaker"] == "closed"
+            up = instance["breaker"] == "closed" and instance["well"]
             state.add_metric((instance["role"], instance["url"]), int(up))
         yield state
 

@@ -28,6 +28,10 @@ _DROPPED_ON_PREFILL = frozenset(
 may not say."""
 
 
+REFUSED_MODEL = "pd-proxy-release"
+"""No engine serves a model of this name."""
+
+
 class NoHandOff(Exception):
     """P's answer does not say where the KV is."""
 
@@ -101,6 +105,19 @@ def decode_body(wanted: Mapping[str, Any], pair: Pair, hand_off: Any) -> Mapping
             if params.get(name) is None:  # what P said stands
                 params[name] = value
     return {**wanted, "kv_transfer_params": params}
+
+
+def refused_body(wanted: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A decode call that D refuses, whereupon P frees what ``params`` names: see
+    `pd_testkit.proxy.router.Router.release`."""
+    changed = {
+        "model": REFUSED_MODEL,
+        "max_tokens": 1,
+        "stream": False,
+        "kv_transfer_params": params,
+    }
+    kept = {n: v for n, v in wanted.items() if n not in ("stream_options", "min_tokens", "n")}
+    return {**kept, **changed}
 
 
 def together(p: str, d: str) -> bool:

@@ -79,6 +79,7 @@ class Route:
     __slots__ = (
         "_ahead",
         "_attempt",
+        "_begun",
         "_called_at",
         "_held",
         "_over",
@@ -88,6 +89,7 @@ class Route:
         "_tried",
         "_waiting",
         "call",
+        "release",
         "retries",
         "stream",
     )
@@ -100,6 +102,8 @@ class Route:
         self.retries = 0
         self.stream = request.body.get("stream") is True
         """The client asked for an event stream."""
+        self.release: Call | None = None
+        """Set where a D failed that P had prefilled for: make it, too, and drop its answer."""
         self._called_at = now
         self._ahead = 0
         self._follow(attempt, now)
@@ -150,6 +154,7 @@ class Route:
 
         -> another attempt; or a 502, always so once D's head was in.
         """
+        self._give_back(now)
         return self._retry(self._asked, now) or self._end(
             error(502, f"the {self.call.leg} engine is gone")
         )
@@ -165,6 +170,7 @@ class Route:
     def silent(self, now: float) -> Call | Response:
         """The engine sent nothing for the read timeout, and nothing was passed on: as `lost`, but
         a 504."""
+        self._give_back(now)
         return self._retry(self._asked, now) or self._end(
             error(504, f"the {self.call.leg} engine does not answer")
         )
@@ -181,6 +187,7 @@ class Route:
         elif 400 <= status < 500:
             decode.breaker.succeeded()
         else:
+            self._give_back(now)
             retry = self._retry(decode, now)
             if retry is None:
                 self._leave()
@@ -193,6 +200,7 @@ class Route:
         attempt = self._attempt
         if self._over or not self._succeeding:
             return
+        self._begun = True
         attempt.decode.breaker.answering(self)
         self._prefilled()
         if attempt.kind == "pd" and self.stream:  # a whole answer waits for the decode, too
@@ -205,6 +213,8 @@ class Route:
         if self._succeeding and ok:
             self._attempt.decode.breaker.succeeded()
         elif self._succeeding:
+            if not self._begun:
+                self._give_back(now)
             self._failed(self._attempt.decode, now)
         self._leave()
 
@@ -237,6 +247,8 @@ class Route:
         self._called_at = now
         self._passing = 0
         """The status of D's answer, once it is passed on."""
+        self._begun = False
+        """Some of its body is there: D has P's KV."""
         self._held: list[Instance] = []
         self._hold(attempt.decode)
         if attempt.prefill is not None:
@@ -290,6 +302,13 @@ class Route:
             self.call.body,
         )
         return self.call
+
+    def _give_back(self, now: float) -> None:
+        """If the call is a decode, then whatever P holds for it is of no use any more."""
+        params = self.call.body.get("kv_transfer_params")
+        if self._over or self.kind != "pd" or self.call.leg != "decode" or params is None:
+            return
+        self.release = self._router.release(self._request, self._attempt, params, now)
 
     def _failed(self, instance: Instance, now: float) -> None:
         instance.breaker.failed(now)

@@ -20,6 +20,7 @@ from pd_testkit.proxy.protocols import (
     decode_is_bound,
     plain_request_id,
     prefill_body,
+    refused_body,
     request_id,
     together,
     whole_body,
@@ -103,6 +104,7 @@ class Router:
                 "in_flight": instance.in_flight,
                 "queued_tokens": instance.queued_tokens,
                 "breaker": instance.breaker.state(now),
+                "well": self._well(instance),
                 "heartbeat_age_s": None if instance.engine.static else now - instance.seen_at,
             }
             for leg in ("prefill", "decode")
@@ -205,13 +207,42 @@ class Router:
             continued=None,
         )
 
+    def release(
+        self, request: Request, attempt: Attempt, params: Mapping[str, Any], now: float
+    ) -> Call | None:
+        """The call by which P learns that nobody fetches what it holds for the attempt, whose D
+        failed before it had. None: nobody can tell P, which keeps it for its lease.
+
+        Only a D speaks to P, and tells it to free the blocks of a call that it must refuse: so it
+        is one for a model that no engine serves. Nothing is read by it, which makes it harmless
+        where D had taken the blocks over after all. An engine that does not care for the model
+        fetches them.
+        """
+        assert attempt.pair is not None
+        failed = attempt.decode
+        others = [
+            each
+            for each in self._available("decode", (failed,), now)
+            if each.protocol == failed.protocol or together(failed.protocol, each.protocol)
+        ]
+        decode = self._policy.choose(others, request.key) if others else failed
+        body = refused_body(request.body, params)
+        return Call("decode", decode.engine, request.path, attempt.decode_headers, body)
+
     def _available(self, leg: Leg, tried: Sequence[Instance], now: float) -> list[Instance]:
         room = self.settings.max_in_flight_per_engine
         return [
             instance
             for instance in self.registry.instances(leg)
-            if instance.in_flight < room and instance.breaker.allows(now) and instance not in tried
+            if instance.in_flight < room
+            and self._well(instance)
+            and instance.breaker.allows(now)
+            and instance not in tried
         ]
+
+    def _well(self, instance: Instance) -> bool:
+        """As far as its health checks tell."""
+        return instance.misses < self.settings.health_misses
 
     def _continued(self, request: Request, decoders: Sequence[Instance], now: float) -> Turn | None:
         """The turn that the request continues, if its D can be had."""

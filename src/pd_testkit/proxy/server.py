@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import os
 import traceback
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pd_testkit.proxy import admin
 from pd_testkit.proxy.discovery import Listener
 from pd_testkit.proxy.downstream import LINGER_S, ClientConnection, Request, Work
 from pd_testkit.proxy.exchange import Exchange
+from pd_testkit.proxy.health import HealthChecks
 from pd_testkit.proxy.instances import Engine
 from pd_testkit.proxy.log import Log
 from pd_testkit.proxy.messages import Response, error
@@ -68,6 +70,13 @@ class ProxyServer:
         self._discovery = discovery
         self._secret = registration_secret
         self._log = log
+        self._health = HealthChecks(
+            self.pool,
+            router.registry,
+            settings.health_interval_s,
+            settings.health_misses,
+            lambda url, well: self.event("engine", action="up" if well else "down", url=url),
+        )
         self._exchanges: set[Exchange] = set()
         self._clients: set[ClientConnection] = set()
         self._listening: asyncio.Server | None = None
@@ -77,7 +86,12 @@ class ProxyServer:
         """Done once no request is under way."""
         self._empty: asyncio.Future[None] | None = None
         """Done once no client is connected."""
-        shortest = min(settings.connect_timeout_s, settings.read_timeout_s, settings.lifetime_s)
+        shortest = min(
+            settings.connect_timeout_s,
+            settings.read_timeout_s,
+            settings.lifetime_s,
+            settings.health_interval_s or math.inf,
+        )
         self._sweep_s = max(0.01, min(SWEEP_S, shortest / 8))
 
     # Its life
@@ -282,6 +296,7 @@ class ProxyServer:
         now = self.now()
         self.router.tick(now)
         self.pool.sweep(now)
+        self._health.tick(now)
         for client in tuple(self._clients):
             client.check(now)
         if self._log is not None:

@@ -14,7 +14,13 @@ PROTOCOLS = ("nixl", "p2p_nccl", "moriio", "aggregated")
 POLICIES = ("round_robin", "least_loaded", "random", "prefix_affinity")
 """Which engine serves a request; see `pd_testkit.proxy.policies`."""
 
-_MAY_BE_ZERO = ("retries", "breaker_cool_down_s", "decode_interference", "hop_s")
+_MAY_BE_ZERO = (
+    "retries",
+    "breaker_cool_down_s",
+    "health_interval_s",
+    "decode_interference",
+    "hop_s",
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,12 @@ class Settings:
     """Failures in a row after which an engine is left alone."""
     breaker_cool_down_s: float = 10.0
     """For how long it is."""
+
+    health_interval_s: float = 10.0
+    """Between two questions to an engine for its health; 0: it is never asked."""
+    health_misses: int = 3
+    """Of them unanswered or answered by a 5xx in a row after which an engine gets no requests,
+    until it answers one."""
 
     max_conversations: int = 65536
     """Turns that are remembered; the least recently used one is forgotten first."""

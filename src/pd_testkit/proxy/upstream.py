@@ -22,6 +22,8 @@ from pd_testkit.proxy.instances import address
 
 MAX_IDLE_S = 60.0
 """Seconds that an unused connection is kept."""
+MAX_IDLE = 128
+"""Unused connections to one engine that are kept: a burst's are given back after it."""
 
 
 class Head:
@@ -321,7 +323,8 @@ class Connection(asyncio.Protocol):
         self._until = math.inf
         self._done = False
         self._fresh = False
-        keep = self._reusable and not self._excess
+        room = len(self._origin.idle) < MAX_IDLE
+        keep = self._reusable and not self._excess and room
         if keep and self._transport is not None and not self._transport.is_closing():
             self._origin.idle.append(self)
             if self.paused:
