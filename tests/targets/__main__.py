@@ -1,0 +1,104 @@
+"""``python -m tests.targets``: install, run, compare with the record; see ``--help``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from pd_testkit.report.matrix import aligned, by_unit, columns, summary
+from tests.targets import record
+from tests.targets.columns import PACKAGES, checkouts
+from tests.targets.environments import ENVIRONMENTS, InstallError, install
+from tests.targets.stage import Ran, Stage
+
+FOLDER = Path("build") / "targets"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """The contract against real implementations, each in an environment of its own."""
+
+
+@main.command(name="install")
+@click.argument("names", nargs=-1, type=click.Choice(list(ENVIRONMENTS)), metavar="[NAME]...")
+def install_command(names: tuple[str, ...]) -> None:
+    """Make the environments (all, or those named) and print the Python of each."""
+    for name in names or tuple(ENVIRONMENTS):
+        try:
+            click.echo(f"{name}: {install(ENVIRONMENTS[name], _say)}")
+        except InstallError as error:
+            _fail(str(error))
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[TARGET]...")
+@click.option("--record", "recording", is_flag=True, help="Take the result into docs and README.")
+def run(names: tuple[str, ...], recording: bool) -> None:
+    """Run the targets (all, or those named), and compare with docs/conformance.json.
+
+    ATOM is on no package index: PD_ATOM_SOURCE names checkouts of it.
+    """
+    every = {column.name: column for column in (*PACKAGES, *checkouts())}
+    if unknown := [name for name in names if name not in every]:
+        _fail(f"there is no target {unknown[0]!r} here; choose of {', '.join(every)}")
+    chosen = [every[name] for name in names] if names else list(every.values())
+    try:
+        ran = Stage(FOLDER.absolute(), _say).run(chosen)
+    except InstallError as error:
+        _fail(str(error))
+    found = columns(each.document for each in ran if each.document is not None)
+    _show(ran, found)
+    known = record.read() if record.RECORD.is_file() else ()
+    if recording:
+        everything = record.merged(known, found)
+        record.write(everything)
+        docs()
+    elif lines := record.differences(known, found):
+        click.echo("not as docs/conformance.json has it (make targets-docs records it anew):")
+        for line in lines:
+            click.echo(f"  {line}")
+    problems = [each.problem for each in ran if each.problem]
+    for problem in problems:
+        click.echo(f"\n{problem}", err=True)
+    passed, failed = len(ran) - len(problems), len(problems)
+    click.echo(f"\ntargets: {passed} passed, {failed} failed")
+    sys.exit(bool(problems or (not recording and lines)))
+
+
+@main.command(name="docs")
+def docs_command() -> None:
+    """Make docs/conformance.md and the README's table of docs/conformance.json."""
+    docs()
+
+
+def docs() -> None:
+    known = record.read()
+    record.PAGE.write_text(record.page(known), "utf-8")
+    readme = record.README.read_text("utf-8")
+    record.README.write_text(record.into_readme(readme, known), "utf-8")
+
+
+def _show(ran: list[Ran], found: tuple[record.Column, ...]) -> None:
+    click.echo()
+    for line in aligned(summary(found), left=2):
+        click.echo(line)
+    click.echo()
+    for line in aligned(by_unit(found)):
+        click.echo(line)
+    click.echo(f"\n{sum(each.seconds for each in ran):.0f} s of runs, two at a time")
+
+
+def _say(line: str) -> None:
+    click.echo(line)
+    sys.stdout.flush()
+
+
+def _fail(message: str) -> None:
+    click.echo(message, err=True)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""One virtual environment per family of targets, with pinned versions, kept in a cache.
+
+An environment is named by what is in it: other pins, or another Python, make another folder.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PINS = Path(__file__).with_name("pins")
+TORCH = "torch==2.13.0"
+VLLM = "vllm==0.33.0"
+_BUILD = ("setuptools<81", "wheel")
+_PATIENCE_S = 1200
+"""Real seconds for one of pip's runs; an index that hangs must not hang the stage."""
+
+
+class InstallError(Exception):
+    """An environment could not be made; the message names the log."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What is installed, in this order: torch, the pins, vLLM.
+
+    Attributes:
+        name: of the file of pins, too.
+        torch: it needs torch, which comes first, and plainly: other ways bring CUDA.
+        vllm: it has vLLM, from the sdist and as pure Python: its kernels are not asked for.
+        libraries: shared libraries of the system, by the Debian package that has each.
+    """
+
+    name: str
+    torch: bool = False
+    vllm: bool = False
+    libraries: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def pins(self) -> Path:
+        return PINS / f"{self.name}.txt"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is, or will be."""
+        what = [platform.python_version(), platform.machine(), self.pins.read_text("utf-8")]
+        what += [TORCH] * self.torch + [VLLM] * self.vllm
+        digest = hashlib.sha256("\n".join(what).encode()).hexdigest()[:12]
+        return cache() / f"{self.name}-{digest}"
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    def lacks(self) -> list[str]:
+        """Debian packages that are missing on this machine."""
+        return [
+            package for library, package in self.libraries if not ctypes.util.find_library(library)
+        ]
+
+
+_MOONCAKE = (("ibverbs", "libibverbs1"), ("numa", "libnuma1"), ("curl", "libcurl4"))
+
+ENVIRONMENTS = {
+    each.name: each
+    for each in (
+        Environment("vllm", torch=True, vllm=True, libraries=_MOONCAKE),
+        Environment("sglang", torch=True, libraries=_MOONCAKE),
+        Environment("routers"),
+        Environment("clients", torch=True),
+    )
+}
+
+
+def cache() -> Path:
+    """``$PD_TARGETS``, or ``pd-testkit/targets`` in the user's cache folder."""
+    if given := os.environ.get("PD_TARGETS"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "pd-testkit", "targets")
+
+
+def install(environment: Environment, say: Callable[[str], None]) -> Path:
+    """Its Python; the environment is made first, where there is none yet.
+
+    Raises:
+        InstallError: pip fails, or the system lacks a library.
+    """
+    if lacking := environment.lacks():
+        raise InstallError(
+            f"{environment.name}: this machine lacks {', '.join(lacking)}: "
+            f"apt-get install {' '.join(lacking)}"
+        )
+    folder = environment.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_suffix(".lock")):
+        if not (folder / "ready").exists():
+            say(f"installing {environment.name} into {folder}")
+            shutil.rmtree(folder, ignore_errors=True)
+            _make(environment)
+            (folder / "ready").touch()
+    return environment.python
+
+
+def _make(environment: Environment) -> None:
+    folder, log = environment.folder, environment.folder.with_suffix(".log")
+    with log.open("wb") as output:
+
+        def run(*command: str, **variables: str) -> None:
+            ended = subprocess.run(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **variables},
+                timeout=_PATIENCE_S,
+            )
+            if ended.returncode:
+                tail = log.read_text("utf-8", "replace").splitlines()[-15:]
+                raise InstallError(
+                    "\n".join([f"{environment.name}: {' '.join(command)} failed ({log})", *tail])
+                )
+
+        def pip(*arguments: str, **variables: str) -> None:
+            python = str(environment.python)
+            quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
+            run(python, "-m", "pip", "install", *quiet, *arguments, **variables)
+
+        run(sys.executable, "-m", "venv", str(folder))
+        if environment.torch:
+            pip(TORCH)
+        pip("--no-deps", "-r", str(environment.pins))
+        if environment.vllm:
+            pip(*_BUILD)
+            pip(
+                *("--no-deps", "--no-build-isolation", "--no-binary", "vllm", VLLM),
+                VLLM_TARGET_DEVICE="empty",
+                VLLM_VERSION_OVERRIDE=VLLM.partition("==")[2],
+            )
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time makes an environment."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,135 @@
+"""Runs the columns, two at a time, and puts what they say side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.targets.columns import Column
+from tests.targets.environments import InstallError, install
+
+ROOT = Path(__file__).parents[2]
+AT_ONCE = 2
+"""Columns that run side by side: much of a column's time is spent waiting."""
+_TAIL_LINES = 25
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a column."""
+
+    column: Column
+    problem: str
+    """Empty: it conforms but for what is known."""
+    seconds: float
+    document: dict[str, Any] | None
+    """Its report; None where it wrote none."""
+
+
+class Stage:
+    """One run of some columns.
+
+    Args:
+        folder: where logs and reports go.
+        say: told, line by line, what is going on.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._say = say
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def run(self, columns: Sequence[Column]) -> list[Ran]:
+        """All of them, in their order.
+
+        Raises:
+            InstallError: an environment cannot be made: a failure, not a skip.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for environment in dict.fromkeys(column.environment for column in columns):
+            if environment is not None:
+                install(environment, self._say)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            try:
+                return list(pool.map(self._one, columns))
+            finally:
+                self._end()
+
+    def _one(self, column: Column) -> Ran:
+        report = self._folder / f"{column.name}.json"
+        report.unlink(missing_ok=True)
+        log = self._folder / f"{column.name}.log"
+        began = time.monotonic()
+        status = self._pytest(column, report, log)
+        seconds = time.monotonic() - began
+        document = json.loads(report.read_text("utf-8")) if report.is_file() else None
+        problem = ""
+        if status:
+            tail = log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+            told = "ran out of time" if status < 0 else f"exit status {status}"
+            problem = "\n".join([f"{column.name}: {told} ({log})", *tail])
+        elif document is None or not document["targets"]:
+            problem = f"{column.name}: no clause was checked ({log})"
+        self._say(f"{column.name}: {'FAILED' if problem else 'as known'}, {seconds:.0f} s")
+        return Ran(column, problem, seconds, document)
+
+    def _pytest(self, column: Column, report: Path, log: Path) -> int:
+        """Its exit status; negative where it was ended."""
+        python = column.environment.python if column.environment else Path(sys.executable)
+        command = [
+            *(str(python), "-m", "pytest", "-p", "pd_testkit.plugin"),
+            *("--pyargs", "pd_testkit.suites", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"),
+            *(*column.arguments, "--pd-seed", str(SEED), "--pd-report", str(report)),
+        ]
+        path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+        binaries = os.pathsep.join([str(python.parent), os.environ.get("PATH", "")])
+        with log.open("wb") as output:
+            with self._lock:
+                if self._ended:
+                    return -1
+                process = subprocess.Popen(
+                    command,
+                    cwd=self._folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PATH": binaries},
+                    start_new_session=True,
+                )
+                self._running.add(process)
+            try:
+                return process.wait(column.limit_s)
+            except subprocess.TimeoutExpired:
+                _kill(process)
+                return -1
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+
+    def _end(self) -> None:
+        """What still runs, as after Ctrl-C, is ended, and nothing more begins."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+__all__ = ["InstallError", "Ran", "Stage"]
