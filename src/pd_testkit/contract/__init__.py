@@ -48,6 +48,7 @@ from pd_testkit.contract.drivers import (
 from pd_testkit.contract.target import (
     FACTORIES,
     KnownFailure,
+    NotApplicable,
     Target,
     TargetError,
     check_target,
@@ -77,6 +78,7 @@ __all__ = [
     "Match",
     "MemoryRange",
     "Metadata",
+    "NotApplicable",
     "Pair",
     "Proxy",
     "ProxyOptions",

@@ -39,6 +39,15 @@ class Capability(str, Enum):
     REGISTRATION_HELLO = "registration_hello"
     REGISTRATION_ROLE = "registration_role"
     CHOICES = "choices"
+    JOINING = "joining"
+    BOOTSTRAP_ROOMS = "bootstrap_rooms"
+    RETRIES = "retries"
+    CIRCUIT_BREAKER = "circuit_breaker"
+    HEALTH_CHECKS = "health_checks"
+    READINESS = "readiness"
+    HEARTBEATS = "heartbeats"
+    FAILURE_COUNT = "failure_count"
+    PROCESS_ID = "process_id"
 
     def __str__(self) -> str:
         return self.value
@@ -112,6 +121,24 @@ class Capabilities:
     """Instances register as vLLM's do: ``{type: P | D, http_address, zmq_address}``."""
     choices: bool = False
     """The server gives several answers to one prompt (``n``)."""
+    joining: bool = False
+    """An instance can join a proxy that serves already."""
+    bootstrap_rooms: bool = False
+    """P and D are asked at once, as SGLang's: they meet in a room at P's bootstrap server."""
+    retries: bool = False
+    """A proxy can be told how often a request is tried again."""
+    circuit_breaker: bool = False
+    """A proxy can be told after how many failures, and for how long, it leaves an engine alone."""
+    health_checks: bool = False
+    """A proxy asks its engines how they are, and can be told how often."""
+    readiness: bool = False
+    """A proxy has one path that says whether it can serve, and one that says that it lives."""
+    heartbeats: bool = False
+    """Instances register by heartbeats, and are gone when those cease."""
+    failure_count: bool = False
+    """A proxy counts the answers that failed, those that failed in mid-stream among them."""
+    process_id: bool = False
+    """The process that a proxy runs in is known: its memory and its open files can be counted."""
 
     def has(self, capability: Capability) -> bool:
         return bool(getattr(self, capability.value))

@@ -206,6 +206,8 @@ class Instance:
     transfer_mode: str = "read"
     heartbeat: int = 1
     """The sequence number of the registration message."""
+    bootstrap_port: int | None = None
+    """Of P's bootstrap server, on the same host. Capability ``bootstrap_rooms``."""
 
 
 @dataclass(frozen=True)
@@ -384,3 +386,19 @@ class ProxyOptions:
     """Seconds of an engine's silence after which it is given up."""
     max_body_bytes: int | None = None
     """Larger bodies are refused. None: the proxy's own limit."""
+    retries: int | None = None
+    """Further attempts at a request of which the client has nothing yet. None: the proxy's own
+    number. Capability ``retries``."""
+    breaker_threshold: int | None = None
+    """Failures in a row after which an engine is left alone; one success ends that. None: the
+    proxy's own number. Capability ``circuit_breaker``."""
+    breaker_cool_down_s: float | None = None
+    """For so long it is left alone, then tried by one request; a proxy that knows whole seconds
+    only rounds up. None: the proxy's own time. Capability ``circuit_breaker``."""
+    health_interval_s: float | None = None
+    """Seconds between two questions to an engine how it is, rounded up as above. None: the proxy's
+    own time. Capability ``health_checks``."""
+    heartbeat_lifetime_s: float | None = None
+    """Seconds that an instance is kept after its last heartbeat; instances then register by
+    heartbeats. A proxy with a fixed lifetime keeps that. None: instances are kept until they are
+    removed. Capability ``heartbeats``."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from pd_testkit.contract import drivers
 from pd_testkit.contract.capabilities import Capabilities
 from pd_testkit.contract.clause import Unit
-from pd_testkit.contract.domain import EngineSpec, Instance, ProxyOptions, WorkerSpec
+from pd_testkit.contract.domain import EngineSpec, Instance, ProxyOptions, Role, WorkerSpec
 
 if TYPE_CHECKING:
     from pd_testkit.fabric import Fabric
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 class TargetError(Exception):
     """The target cannot be used as it stands; the message is one line that names what to do."""
+
+
+class NotApplicable(Exception):
+    """The target cannot be had as this clause needs it; the message is one line that says why.
+
+    Raised by a factory, for what no capability tells ahead: a proxy that is started by others has
+    as many engines as they gave it. The clause is then not applicable.
+    """
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,9 @@ class Target:
     units: tuple[Unit, ...] = ()
     capabilities: Capabilities = Capabilities()
     known_failures: tuple[KnownFailure, ...] = ()
+    engine_ports: Mapping[Role, Sequence[int]] = MappingProxyType({})
+    """Where the suites' engines have to listen: for a proxy that others started and told so. Each
+    role that is not in it may listen anywhere."""
 
     def version(self) -> str:
         """A release or a commit, for the header and the report."""
@@ -105,7 +117,10 @@ class Target:
     def proxy_server(
         self, instances: Sequence[Instance], options: ProxyOptions
     ) -> drivers.ProxyServer:
-        """A proxy that serves, with these instances behind it."""
+        """A proxy that serves, with these instances behind it.
+
+        May raise NotApplicable for other instances or options than it can be had with.
+        """
         raise self._lacks("proxy_server")
 
     def rooms(self, prefill: WorkerSpec, decode: WorkerSpec) -> drivers.Rooms:

@@ -8,7 +8,14 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 
-from pd_testkit.contract import Target, TargetError, Unit, check_target, make_driver
+from pd_testkit.contract import (
+    NotApplicable,
+    Target,
+    TargetError,
+    Unit,
+    check_target,
+    make_driver,
+)
 from pd_testkit.contract.clauses import CLAUSES, unknown_clause
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -92,6 +99,8 @@ class Suite:
         def build(*args: Any, **kwargs: Any) -> Any:
             try:
                 driver = make_driver(target, self.unit, *args, **kwargs)
+            except NotApplicable as reason:
+                pytest.skip(f"not applicable: {reason}")
             except TargetError as error:
                 raise pytest.UsageError(str(error)) from None
             made.append(driver)

@@ -1,8 +1,9 @@
 """P and D engines behind a proxy: HTTP servers on the loopback, all served by one thread.
 
 They say what a test's scripts say, keep what they were asked, and notice when whoever asked has
-gone. P hands out blocks and D fetches them (`pd_testkit.suites.flow_ledger`). What a proxy asks
-of an engine beside that, as its health and its figures, is answered and not kept.
+gone. P hands out blocks and D fetches them (`pd_testkit.suites.flow_ledger`), told by the
+``kv_transfer_params`` of its request, or met in a room (`pd_testkit.suites.flow_rooms`). What a
+proxy asks of an engine beside that, as its health and its figures, is answered and not kept.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import json
 import queue
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pytest
+
 from pd_testkit.contract import Instance, Role
 from pd_testkit.suites.flow_ledger import Ledger
+from pd_testkit.suites.flow_rooms import Room, Rooms
 from pd_testkit.suites.flow_script import (
     CHAT,
     COMPLETIONS,
@@ -63,6 +67,8 @@ class Received:
     """Its place in the order of all that the engines saw and said."""
     hand_off: dict[str, Any] = field(default_factory=dict)
     """What P will hand to D."""
+    room: Room | None = None
+    """Where P and D meet, if they were sent to one."""
     answered: int = 0
     """The place of the answer's end in that order; 0 before."""
     outcome: str = ""
@@ -93,21 +99,25 @@ Script = Callable[[Received], Answer]
 class Engine:
     """One engine. ``script`` decides its answers; assign it before anything is asked."""
 
-    def __init__(self, role: Role, engines: Engines) -> None:
+    def __init__(self, role: Role, engines: Engines, port: int = 0) -> None:
         self.role = role
         self.patience_s = engines.patience_s
         self.script: Script = prefilled if role is Role.PRODUCER else decoded
         self.requests: list[Received] = []
-        """All that it received, in order."""
+        """All that it set to work on, in order: a D in a room waits for P's KV first."""
         self._new: queue.SimpleQueue[Received] = queue.SimpleQueue()
         self._engines = engines
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
-        self._socket = _bound(0)
+        self._socket = _bound(port)
+        self._bootstrap = _bound(0)
         self._fillers: list[socket.socket] = []
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.instance = Instance(role, self.url)
+        bootstrap: int = self._bootstrap.getsockname()[1]
+        self.instance = Instance(
+            role, self.url, bootstrap_port=bootstrap if role is Role.PRODUCER else None
+        )
 
     def next(self) -> Received:
         """The first request that was not given yet; waits for it."""
@@ -144,10 +154,14 @@ class Engine:
         self._server = await asyncio.get_running_loop().create_server(
             lambda: _Connection(self, self._engines), sock=self._socket, backlog=200
         )
+        if self.role is Role.PRODUCER:
+            self._engines.rooms.open(self.instance)
 
     async def _stop(self) -> None:
         if self._server is not None:
             self._server.close()
+            if self.role is Role.PRODUCER:
+                self._engines.rooms.close(self.instance)
             for connection in tuple(self._connections):
                 connection.break_off()
             while self._connections:
@@ -164,20 +178,29 @@ class Engine:
 
     async def close(self) -> None:
         await self._stop()
-        for each in (self._socket, *self._fillers):
+        for each in (self._socket, self._bootstrap, *self._fillers):
             each.close()
 
-    def take(self, received: Received) -> Answer:
-        """A request is in: what to say to it."""
-        ledger = self._engines.ledger
+    async def take(self, received: Received) -> Answer:
+        """A request is in: what to say to it, once it is known."""
+        ledger, room = self._engines.ledger, self._engines.rooms.enter(self.instance, received.raw)
+        received.room = room
         if self.role is Role.PRODUCER:
             received.hand_off = ledger.offer(self.url, self.port)
+        elif room is not None:
+            kv = await room.kv()
+            if kv is None:
+                return failed(500)
+            received.hand_off = dict(kv)
         self.requests.append(received)
         self._new.put(received)
         answer = self.script(received)
-        params = _params(received)
-        if self.role is Role.CONSUMER and answer.fetches and params.get("do_remote_prefill"):
-            ledger.fetch(params, prompt_of(received.body))
+        if self.role is Role.CONSUMER:
+            params = received.hand_off or _params(received)
+            if answer.fetches and params.get("do_remote_prefill"):
+                ledger.fetch(params, prompt_of(received.body))
+        elif room is not None and answer.status == 200 and not await room.met():
+            return failed(500)
         return answer
 
     def speaks(self, received: Received, answer: Answer) -> None:
@@ -186,17 +209,32 @@ class Engine:
         if self.role is Role.PRODUCER and keeps and answer.status == 200:
             self._engines.ledger.hold(received.hand_off, prompt_of(received.body))
 
+    def ends(self, received: Received, answer: Answer | None) -> None:
+        """The request is over: P's KV goes to the D that it has met, if all went well."""
+        room = received.room
+        if room is None:
+            return
+        well = received.outcome == "answered" and answer is not None and answer.status == 200
+        if self.role is Role.PRODUCER and well and room.send(received.hand_off):
+            self._engines.ledger.hold(received.hand_off, prompt_of(received.body))
+        room.leave(self.role)
+
 
 class Engines:
     """The engines of one test, and the thread that serves them. Close it.
 
     Args:
         patience_s: how long a test waits for what must come.
+        ports: where engines of a role have to listen; any port for a role that is not in it.
     """
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(
+        self, patience_s: float, ports: Mapping[Role, Sequence[int]] | None = None
+    ) -> None:
         self.patience_s = patience_s
         self.ledger = Ledger(patience_s)
+        self.rooms = Rooms(self.ledger)
+        self._ports = {role: list(given) for role, given in (ports or {}).items()}
         self._loop = asyncio.new_event_loop()
         self._turns = itertools.count(1)
         self._numbers = itertools.count(1)
@@ -238,7 +276,12 @@ class Engines:
             self._loop.close()
 
     def _engine(self, role: Role, script: Script | None) -> Engine:
-        engine = Engine(role, self)
+        port = 0
+        if role in self._ports:
+            if not self._ports[role]:
+                pytest.skip(f"not applicable: the proxy knows no further {role} engine")
+            port = self._ports[role].pop(0)
+        engine = Engine(role, self, port)
         engine.script = script or engine.script
         engine.serve()
         self._all.append(engine)
@@ -248,6 +291,8 @@ class Engines:
 def prefilled(received: Received) -> Answer:
     """P's success: one token, and where the prompt's KV lies."""
     choice = {"index": 0, "text": "P", "finish_reason": "length"}
+    if received.room is not None and received.body.get("stream"):
+        return stream(event("P"), DONE)
     return whole({"choices": [choice], "kv_transfer_params": received.hand_off})
 
 
@@ -307,6 +352,9 @@ class _Connection(asyncio.Protocol):
     def _next(self) -> None:
         while self._work is None and (request := _take_request(self._data)) is not None:
             method, path = request[:2]
+            if method == "PRI":  # somebody tries HTTP/2
+                self.break_off()
+                return
             if method != "POST" or path not in (COMPLETIONS, CHAT):
                 answer = _PROBES.get(path, _UNKNOWN)
                 self._transport.write(_head(answer) + answer.content)
@@ -315,10 +363,13 @@ class _Connection(asyncio.Protocol):
             self._work = asyncio.get_running_loop().create_task(self._handle(received))
 
     async def _handle(self, received: Received) -> None:
+        answer = None
         try:
-            received.outcome = await self._answer(received, self._engine.take(received))
+            answer = await self._engine.take(received)
+            received.outcome = await self._answer(received, answer)
         except asyncio.CancelledError:
             received.outcome = "cancelled"
+        self._engine.ends(received, answer)
         received.answered = self._engines.turn()
         received.over.set()
         self._work = None

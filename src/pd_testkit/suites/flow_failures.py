@@ -193,7 +193,6 @@ class Failures:
     @clause("FLOW-028")
     def test_a_failing_p_leaves_no_blocks_behind(self, engines, serve):
         dead = engines.p()
-        dead.stop()
         bad = (
             engines.p(lambda received: failed(500)),
             engines.p(lambda received: failed(503)),
@@ -202,6 +201,7 @@ class Failures:
         )
         d = engines.d()
         client = serve(*bad, engines.p(), d)
+        dead.stop()
         statuses = [client.post(asked(f"turn {turn}")).status for turn in range(len(bad) + 1)]
         assert all(status == 200 or status >= 500 for status in statuses), statuses
         assert len(d.requests) == statuses.count(200) > 0, "one decode per request that is served"
@@ -210,8 +210,8 @@ class Failures:
     @clause("FLOW-029")
     def test_a_decode_elsewhere_leaves_no_blocks_behind(self, engines, serve):
         dead = engines.d()
-        dead.stop()
         client = serve(engines.p(), dead, engines.d())
+        dead.stop()
         statuses = [client.post(asked(f"turn {turn}")).status for turn in range(4)]
         assert statuses.count(200) >= 2, statuses
         if statuses == [200] * 4:  # what was refused was tried again

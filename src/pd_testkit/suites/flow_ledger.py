@@ -82,6 +82,12 @@ class Ledger:
             self._fetched += 1
             self._changed.notify_all()
 
+    def fault(self, what: str) -> None:
+        """Something was seen that must not happen."""
+        with self._changed:
+            self._faults.append(what)
+            self._changed.notify_all()
+
     def lose(self, engine_id: str) -> None:
         """The P engine is dead, and its memory with it."""
         with self._changed:

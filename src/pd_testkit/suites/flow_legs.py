@@ -44,6 +44,9 @@ _PREFILL_ONLY = {
 }
 """What a proxy may change for P."""
 
+_HAND_OFF = {"kv_transfer_params", "bootstrap_host", "bootstrap_port", "bootstrap_room"}
+"""What a proxy tells D of P."""
+
 
 def exactly(body: Any, without: Collection[str] = ()) -> str:
     """The body in one form per value: 1 and 1.0 differ, the order of names does not."""
@@ -99,8 +102,8 @@ class Legs:
         wanted = asked(**_RICH, stream=True, stream_options={"include_usage": True}, min_tokens=2)
         assert serve(p, d).post(wanted).status == 200
         got = d.next().body
-        assert got["kv_transfer_params"]["do_remote_prefill"] is True
-        assert exactly(got, {"kv_transfer_params"}) == exactly(wanted)
+        assert exactly(got, _HAND_OFF) == exactly(wanted)
+        engines.ledger.assert_settled(fetched=1)
 
     @clause("FLOW-005")
     def test_both_paths_flow_through_p_and_d(self, engines, serve):

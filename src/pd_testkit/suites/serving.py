@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pd_testkit.contract import ProxyOptions
+from pd_testkit.contract import ProxyOptions, Target
 from pd_testkit.suites.base import Suite
 from pd_testkit.suites.flow_client import Client
 from pd_testkit.suites.flow_engines import Engine, Engines
@@ -20,9 +20,9 @@ class Serving(Suite):
     """How long a test waits for what must come; it is only reached on failure."""
 
     @pytest.fixture
-    def engines(self) -> Iterator[Engines]:
+    def engines(self, target: Target) -> Iterator[Engines]:
         """The engines that the test asks for, and who holds which blocks."""
-        made = Engines(self.patience_s)
+        made = Engines(self.patience_s, target.engine_ports)
         yield made
         made.close()
 

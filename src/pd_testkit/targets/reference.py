@@ -42,6 +42,7 @@ class ReferenceTarget(Target):
         connector_holds_blocks=True,
         transfer_modes=True,
         unregister=True,
+        joining=True,
         registration_hello=True,
         registration_role=True,
         fabric=True,

@@ -6,7 +6,8 @@ from pd_testkit.contract.capabilities import Capability
 from pd_testkit.contract.clause import Clause, Layer
 
 _READ = frozenset({Capability.READ_MODE})
-_UNREGISTER = frozenset({Capability.UNREGISTER})
+_JOINING = frozenset({Capability.JOINING})
+_COME_AND_GO = frozenset({Capability.JOINING, Capability.UNREGISTER})
 
 
 def _clause(
@@ -243,6 +244,7 @@ _MISTAKES = (
         "037",
         "Without P or without D the client gets 503, a Retry-After and an OpenAI error object.",
         "Clients and load balancers do not know whether and when to come again.",
+        needs=_JOINING,
     ),
     _clause(
         "038",
@@ -319,12 +321,13 @@ _CROWD = (
         "050",
         "Engines that join while all others are busy get requests.",
         "Scaling out under load brings nothing.",
+        needs=_JOINING,
     ),
     _clause(
         "051",
         "An engine that leaves gets no new request, and ends the streams that it has begun.",
         "Scaling in breaks the answers of those who are being served.",
-        needs=_UNREGISTER,
+        needs=_COME_AND_GO,
     ),
 )
 

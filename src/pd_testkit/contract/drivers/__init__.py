@@ -43,7 +43,13 @@ OPTIONAL: dict[str, frozenset[Capability]] = {
     "Pair.abort": frozenset({Capability.ABORT}),
     "Pair.kill": frozenset({Capability.WORKER_RESTART}),
     "Pair.restart": frozenset({Capability.WORKER_RESTART}),
+    "ProxyServer.add": frozenset({Capability.JOINING}),
     "ProxyServer.remove": frozenset({Capability.UNREGISTER}),
+    "ProxyServer.hush": frozenset({Capability.HEARTBEATS}),
+    "ProxyServer.readiness_path": frozenset({Capability.READINESS}),
+    "ProxyServer.liveness_path": frozenset({Capability.READINESS}),
+    "ProxyServer.failures": frozenset({Capability.FAILURE_COUNT}),
+    "ProxyServer.pid": frozenset({Capability.PROCESS_ID}),
 }
 """Members that a driver may leave out where the target does not claim all of these."""
 

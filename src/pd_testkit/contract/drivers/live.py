@@ -183,12 +183,24 @@ class ProxyServer(Protocol):
 
     url: str
     """``http://127.0.0.1:port``."""
+    readiness_path: str
+    """``GET`` of it is answered by 200 if a request can be served now. ``readiness``."""
+    liveness_path: str
+    """``GET`` of it is answered by 200 as long as the proxy lives. ``readiness``."""
+    pid: int
+    """The process that it runs in; that of the suite, for one in process. ``process_id``."""
 
     def add(self, instance: Instance) -> None:
-        """An instance joins; returns when the proxy routes to it."""
+        """An instance joins; returns when the proxy routes to it. ``joining``."""
 
     def remove(self, role: Role, url: str) -> None:
         """An instance leaves; returns when the proxy routes to it no more. ``unregister``."""
+
+    def hush(self, role: Role, url: str) -> None:
+        """An instance sends no heartbeat any more; returns at once. ``heartbeats``."""
+
+    def failures(self) -> int:
+        """Requests that failed so far, as the proxy counts them. ``failure_count``."""
 
 
 class Rooms(Protocol):

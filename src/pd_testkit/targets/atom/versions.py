@@ -125,6 +125,7 @@ def detect(package: Path) -> Version:
         "choices": _defines(package, "atom.entrypoints.openai.protocol", "CompletionRequest", "n"),
         "transfer_modes": has_proxy,
         "registration_hello": has_proxy,
+        "joining": has_proxy,
     }
     return replace(known, capabilities=replace(known.capabilities, **defines), has_proxy=has_proxy)
 
