@@ -41,6 +41,8 @@ class Capability(str, Enum):
     CHOICES = "choices"
     JOINING = "joining"
     BOOTSTRAP_ROOMS = "bootstrap_rooms"
+    ZMQ_SIDE_CHANNEL = "zmq_side_channel"
+    SUFFIX_LOADS = "suffix_loads"
     RETRIES = "retries"
     CIRCUIT_BREAKER = "circuit_breaker"
     HEALTH_CHECKS = "health_checks"
@@ -48,6 +50,11 @@ class Capability(str, Enum):
     HEARTBEATS = "heartbeats"
     FAILURE_COUNT = "failure_count"
     PROCESS_ID = "process_id"
+    ASYNC_LOADS = "async_loads"
+    SYNC_LOADS = "sync_loads"
+    HAND_OFF_BLOCKS = "hand_off_blocks"
+    LOAD_FAILURE_POLICY = "load_failure_policy"
+    FAILED_BLOCKS = "failed_blocks"
 
     def __str__(self) -> str:
         return self.value
@@ -125,6 +132,11 @@ class Capabilities:
     """An instance can join a proxy that serves already."""
     bootstrap_rooms: bool = False
     """P and D are asked at once, as SGLang's: they meet in a room at P's bootstrap server."""
+    zmq_side_channel: bool = False
+    """D asks P's side channel by messages of ZMQ, which another may record, change and repeat."""
+    suffix_loads: bool = False
+    """D's blocks, where it has fewer than P, are for the prompt's end: it has the start cached.
+    Without it they are for the start."""
     retries: bool = False
     """A proxy can be told how often a request is tried again."""
     circuit_breaker: bool = False
@@ -139,6 +151,16 @@ class Capabilities:
     """A proxy counts the answers that failed, those that failed in mid-stream among them."""
     process_id: bool = False
     """The process that a proxy runs in is known: its memory and its open files can be counted."""
+    async_loads: bool = False
+    """A request waits, in no batch, while its remote KV is loaded over some steps."""
+    sync_loads: bool = False
+    """A request's remote KV is loaded in the step that runs it: the batch waits, not the request."""
+    hand_off_blocks: bool = False
+    """P's answer names the blocks that hold the prompt, and D's load names them again."""
+    load_failure_policy: bool = False
+    """It can be told whether a request whose load failed ends with an error or is recomputed."""
+    failed_blocks: bool = False
+    """A worker names the blocks whose load failed; the KV before them is kept."""
 
     def has(self, capability: Capability) -> bool:
         return bool(getattr(self, capability.value))

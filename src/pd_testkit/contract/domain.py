@@ -31,7 +31,10 @@ class WorkerReport:
     sent: frozenset[RequestId] = frozenset()
     received: frozenset[RequestId] = frozenset()
     failed: frozenset[RequestId] = frozenset()
-    """Receives that failed. Only with the capability ``failure_reporting``."""
+    """Receives that failed, and are over. Only with the capability ``failure_reporting``."""
+    failed_blocks: frozenset[int] = frozenset()
+    """Local blocks whose load failed; it is over when its receive is reported. Only with the
+    capability ``failed_blocks``."""
 
     @classmethod
     def of(
@@ -43,7 +46,7 @@ class WorkerReport:
         return cls(frozenset(sent), frozenset(received), frozenset(failed))
 
     def __bool__(self) -> bool:
-        return bool(self.sent or self.received or self.failed)
+        return bool(self.sent or self.received or self.failed or self.failed_blocks)
 
     def __repr__(self) -> str:
         """What is in it only, in a stable order: a broken clause shows it in one line."""
@@ -111,6 +114,11 @@ class EngineSpec:
     prefix_caching: bool = False
     chunked_prefill: bool = False
     handshake_port: int = 16301
+    synchronous: bool = False
+    """D loads within the step that runs a request. Heeded by targets that can do both."""
+    load_failure_policy: str | None = None
+    """``fail``: a request whose load failed ends with an error; ``recompute``: it computes what is
+    missing. None: the target's own choice. Capability ``load_failure_policy``."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class ReferenceTarget(Target):
         head_replication=True,
         worker_restart=True,
         choices=True,
+        async_loads=True,
+        hand_off_blocks=True,
     )
 
     def __init__(self) -> None:

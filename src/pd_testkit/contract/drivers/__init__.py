@@ -35,6 +35,7 @@ OPTIONAL: dict[str, frozenset[Capability]] = {
     "SchedulerSide.transfer_ids": frozenset({Capability.TRANSFER_IDS}),
     "EngineScheduler.abort": frozenset({Capability.ABORT}),
     "EngineScheduler.preempt": frozenset({Capability.PREEMPTION}),
+    "EngineScheduler.failed": frozenset({Capability.LOAD_FAILURE_POLICY}),
     "Proxy.unregister": frozenset({Capability.UNREGISTER}),
     "Transfer.head_reads": frozenset({Capability.TP_ASYMMETRY}),
     "Transfer.latent_source": frozenset({Capability.TP_ASYMMETRY, Capability.MLA}),

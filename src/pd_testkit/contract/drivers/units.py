@@ -146,6 +146,9 @@ class EngineScheduler(Protocol):
     def hand_off(self, request_id: RequestId) -> HandOff | None:
         """What the finished request's response carries for the decode engine."""
 
+    def failed(self, request_id: RequestId) -> bool:
+        """It ended with an error, which its client is told. Capability ``load_failure_policy``."""
+
     def is_idle(self) -> bool:
         """Nothing waits, runs or is kept for a peer."""
 

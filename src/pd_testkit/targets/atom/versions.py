@@ -60,6 +60,8 @@ _COMMON = Capabilities(
     save=True,
     fabric=True,
     head_replication=True,
+    async_loads=True,
+    hand_off_blocks=True,
 )
 
 _PR253 = Version(

@@ -59,12 +59,14 @@ def vllm_config(spec: EngineSpec, connector: Connector, engine_id: str) -> VllmC
     Raises:
         ValueError: vLLM refuses the combination.
     """
+    # Without chunks, a step must have room for the longest request.
+    longest = MAX_TOKENS if spec.chunked_prefill else min(MAX_TOKENS, spec.max_batch_tokens)
     model = ModelConfig(
         model=model_folder(),
         tokenizer=model_folder(),
         skip_tokenizer_init=True,
         dtype="float16",
-        max_model_len=MAX_TOKENS,
+        max_model_len=longest,
         seed=0,
     )
     cache = CacheConfig(
@@ -75,7 +77,7 @@ def vllm_config(spec: EngineSpec, connector: Connector, engine_id: str) -> VllmC
     scheduler = SchedulerConfig(
         max_num_seqs=spec.max_running,
         max_num_batched_tokens=spec.max_batch_tokens,
-        max_model_len=MAX_TOKENS,
+        max_model_len=longest,
         enable_chunked_prefill=spec.chunked_prefill,
         is_encoder_decoder=False,
     )
@@ -85,6 +87,7 @@ def vllm_config(spec: EngineSpec, connector: Connector, engine_id: str) -> VllmC
         engine_id=engine_id,
         kv_buffer_device="cpu",
         kv_connector_extra_config=dict(connector.extra),
+        kv_load_failure_policy=spec.load_failure_policy or "fail",
     )
     return VllmConfig(
         model_config=model,
