@@ -158,6 +158,7 @@ class Registrar:
         self._heartbeat = 0
         self._answered = threading.Event()
         self._refusal = ""
+        self._goodbye = True
         self._context = zmq.Context()
         self._dealer = self._context.socket(zmq.DEALER)
         # Nothing is queued for a proxy that is not connected: old heartbeats are worth nothing.
@@ -182,8 +183,13 @@ class Registrar:
             raise BadRegistration(self._refusal)
         return True
 
-    def close(self) -> None:
-        """Say goodbye if the proxy is there, and end. May be repeated."""
+    def close(self, *, goodbye: bool = True) -> None:
+        """Say goodbye if the proxy is there, and end. May be repeated.
+
+        Args:
+            goodbye: False: end without a word, as an engine that died.
+        """
+        self._goodbye = goodbye
         self._closing.close()
         self._thread.join()
         self._context.term()
@@ -207,7 +213,8 @@ class Registrar:
                     self._heartbeat += 1
                     self._send(replace(self._engine, heartbeat=self._heartbeat))
                     due = time.monotonic() + self._interval_s
-            self._send(Goodbye(self._engine.leg, self._engine.url))
+            if self._goodbye:
+                self._send(Goodbye(self._engine.leg, self._engine.url))
 
     def _send(self, message: Engine | Goodbye) -> None:
         raw = pack(message)

@@ -94,6 +94,12 @@ class Metrics(Collector):
         if decode_s is not None:
             self._decode.observe(decode_s)
 
+    @property
+    def failures(self) -> int:
+        """Requests that got no answer, or half of one, and whose client has not left."""
+        failed = ("broken", "failed", "unavailable")
+        return sum(n for (_, outcome), n in self._requests.items() if outcome in failed)
+
     def exposition(self) -> bytes:
         """What a scrape gets, of `CONTENT_TYPE`."""
         return generate_latest(self.registry)

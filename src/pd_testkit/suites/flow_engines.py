@@ -48,6 +48,9 @@ _PROBES: Mapping[str, Answer] = {
 
 _UNKNOWN = failed(404)
 
+_MODEL = "m"
+"""That all engines serve."""
+
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -69,6 +72,8 @@ class Received:
     """What P will hand to D."""
     room: Room | None = None
     """Where P and D meet, if they were sent to one."""
+    written: int = 0
+    """Bytes of the answer's body that its connection has taken."""
     answered: int = 0
     """The place of the answer's end in that order; 0 before."""
     outcome: str = ""
@@ -105,6 +110,10 @@ class Engine:
         self.script: Script = prefilled if role is Role.PRODUCER else decoded
         self.requests: list[Received] = []
         """All that it set to work on, in order: a D in a room waits for P's KV first."""
+        self.probes = dict(_PROBES)
+        """What it says of itself."""
+        self.beside: list[str] = []
+        """Other paths that it was asked for."""
         self._new: queue.SimpleQueue[Received] = queue.SimpleQueue()
         self._engines = engines
         self._connections: set[_Connection] = set()
@@ -118,6 +127,15 @@ class Engine:
         self.instance = Instance(
             role, self.url, bootstrap_port=bootstrap if role is Role.PRODUCER else None
         )
+        self.instances: tuple[Instance, ...] = (self.instance,)
+        """As the proxy knows it."""
+
+    def acts_as(self, received: Received) -> Role:
+        """Its part in this request: one that is P and D is told by the request itself."""
+        if len(self.instances) == 1:
+            return self.role
+        remote = _params(received).get("do_remote_decode")
+        return Role.PRODUCER if remote else Role.CONSUMER
 
     def next(self) -> Received:
         """The first request that was not given yet; waits for it."""
@@ -183,9 +201,13 @@ class Engine:
 
     async def take(self, received: Received) -> Answer:
         """A request is in: what to say to it, once it is known."""
+        if self._refuses(received):
+            self._engines.ledger.release(_params(received))
+            return _UNKNOWN
         ledger, room = self._engines.ledger, self._engines.rooms.enter(self.instance, received.raw)
         received.room = room
-        if self.role is Role.PRODUCER:
+        role = self.acts_as(received)
+        if role is Role.PRODUCER:
             received.hand_off = ledger.offer(self.url, self.port)
         elif room is not None:
             kv = await room.kv()
@@ -195,7 +217,7 @@ class Engine:
         self.requests.append(received)
         self._new.put(received)
         answer = self.script(received)
-        if self.role is Role.CONSUMER:
+        if role is Role.CONSUMER:
             params = received.hand_off or _params(received)
             if answer.fetches and params.get("do_remote_prefill"):
                 ledger.fetch(params, prompt_of(received.body))
@@ -203,10 +225,15 @@ class Engine:
             return failed(500)
         return answer
 
+    def _refuses(self, received: Received) -> bool:
+        """D takes no request for another model, and tells P so (vllm-project/vllm#41269)."""
+        remote = _params(received).get("do_remote_prefill")
+        return bool(remote) and received.body.get("model") != _MODEL
+
     def speaks(self, received: Received, answer: Answer) -> None:
         """The answer begins: P is through with the prompt, and keeps it if it was asked to."""
         keeps = _params(received).get("do_remote_decode")
-        if self.role is Role.PRODUCER and keeps and answer.status == 200:
+        if self.acts_as(received) is Role.PRODUCER and keeps and answer.status == 200:
             self._engines.ledger.hold(received.hand_off, prompt_of(received.body))
 
     def ends(self, received: Received, answer: Answer | None) -> None:
@@ -249,6 +276,12 @@ class Engines:
     def d(self, script: Script | None = None) -> Engine:
         """One more D engine, which serves."""
         return self._engine(Role.CONSUMER, script)
+
+    def both(self) -> Engine:
+        """One more engine, which is P and D at one URL."""
+        engine = self._engine(Role.PRODUCER, prefilled_or_decoded)
+        engine.instances = (engine.instance, Instance(Role.CONSUMER, engine.url))
+        return engine
 
     def gate(self) -> Gate:
         """A gate for the scripts of these engines."""
@@ -304,6 +337,12 @@ def decoded(received: Received) -> Answer:
     return whole({"choices": [{"index": 0, "text": prompt, "finish_reason": "stop"}]})
 
 
+def prefilled_or_decoded(received: Received) -> Answer:
+    """Success of an engine that is P and D."""
+    prefills = received.engine.acts_as(received) is Role.PRODUCER
+    return prefilled(received) if prefills else decoded(received)
+
+
 class _Connection(asyncio.Protocol):
     """One connection to an engine: HTTP/1.1, one request after the other."""
 
@@ -356,7 +395,9 @@ class _Connection(asyncio.Protocol):
                 self.break_off()
                 return
             if method != "POST" or path not in (COMPLETIONS, CHAT):
-                answer = _PROBES.get(path, _UNKNOWN)
+                answer = self._engine.probes.get(path, _UNKNOWN)
+                if answer is _UNKNOWN:
+                    self._engine.beside.append(path)
                 self._transport.write(_head(answer) + answer.content)
                 continue
             received = Received(self._engine, *request, self._number, self._engines.turn())
@@ -390,6 +431,7 @@ class _Connection(asyncio.Protocol):
                 part = b"%x\r\n%b\r\n" % (len(part), part)
             self._transport.write(part)
             await self._writable.wait()
+            received.written += len(part)
         if answer.framing is Framing.CHUNKED:
             self._transport.write(b"0\r\n\r\n")
         if answer.framing is Framing.CLOSE or received.header("connection") == "close":

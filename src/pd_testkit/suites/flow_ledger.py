@@ -82,6 +82,15 @@ class Ledger:
             self._fetched += 1
             self._changed.notify_all()
 
+    def release(self, params: Mapping[str, Any]) -> None:
+        """P is told that nobody fetches these blocks; they may have been fetched already."""
+        with self._changed:
+            key = _key(params)
+            if key not in self._made:
+                self._faults.append(f"D was told of {key}, which no P handed out")
+            self._held.pop(key, None)
+            self._changed.notify_all()
+
     def fault(self, what: str) -> None:
         """Something was seen that must not happen."""
         with self._changed:

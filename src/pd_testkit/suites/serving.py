@@ -35,7 +35,7 @@ class Serving(Suite):
         clients: list[Client] = []
 
         def start(*behind: Engine, **options: Any) -> Client:
-            instances = [engine.instance for engine in behind]
+            instances = [each for engine in behind for each in engine.instances]
             client = Client(make(instances, ProxyOptions(**options)), self.patience_s)
             clients.append(client)
             return client

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from pd_testkit.contract import Instance, Role, TargetError
+from pd_testkit.contract import Instance, ProxyServer, Role, TargetError
 from pd_testkit.targets.atom.proxy_state import fresh, register, sessions_left_open
 
 _STOP_S = 10.0
 """For the server's thread to end."""
 
 
-class ProxyServerDriver:
+class ProxyServerDriver(ProxyServer):
     """A fresh proxy: the module's globals are what it keeps, so one is in use at a time."""
 
     def __init__(self, instances: Sequence[Instance]) -> None:
@@ -44,6 +44,9 @@ class ProxyServerDriver:
 
     def remove(self, role: Role, url: str) -> None:
         raise TargetError("an instance cannot leave ATOM's proxy")
+
+    def failures(self) -> int:
+        raise TargetError("ATOM's proxy counts nothing")
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
