@@ -336,7 +336,10 @@ class WorkerSpec:
     host: str = "127.0.0.1"
     """Where the side channel listens, and what the hand-off names."""
     patience_s: float = 1.0
-    """Seconds for which D waits for a peer that does not answer on the side channel."""
+    """Seconds for which D waits for a peer that does not answer on the side channel.
+
+    A target that cannot be told takes its own; see `Target.least_patience_s`.
+    """
 
 
 @dataclass(frozen=True)
@@ -410,3 +413,25 @@ class ProxyOptions:
     """Seconds that an instance is kept after its last heartbeat; instances then register by
     heartbeats. A proxy with a fixed lifetime keeps that. None: instances are kept until they are
     removed. Capability ``heartbeats``."""
+
+
+class RoomState(str, Enum):
+    """Of a room's transfer, as one side tells it when it is polled.
+
+    A state only moves forward, and a side may leave some out; the last two are final.
+    """
+
+    BOOTSTRAPPING = "bootstrapping"
+    """The two sides have not met."""
+    WAITING_FOR_INPUT = "waiting for input"
+    """D may say where its pages are; P has been told and may send."""
+    TRANSFERRING = "transferring"
+    SUCCESS = "success"
+    FAILED = "failed"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def ended(self) -> bool:
+        return self in (RoomState.SUCCESS, RoomState.FAILED)

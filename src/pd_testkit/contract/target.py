@@ -25,7 +25,8 @@ class NotApplicable(Exception):
     """The target cannot be had as this clause needs it; the message is one line that says why.
 
     Raised by a factory, for what no capability tells ahead: a proxy that is started by others has
-    as many engines as they gave it. The clause is then not applicable.
+    as many engines as they gave it, a transport has block sizes of its own. The clause is then not
+    applicable.
     """
 
 
@@ -54,6 +55,13 @@ class Target:
     engine_ports: Mapping[Role, Sequence[int]] = MappingProxyType({})
     """Where the suites' engines have to listen: for a proxy that others started and told so. Each
     role that is not in it may listen anywhere."""
+    worker_spec: WorkerSpec = WorkerSpec()
+    """The workers of a `pair`, for clauses that do not care: those that do change a field or two.
+    At least as many blocks, layers and KV heads as here, on the default host."""
+    latent_spec: WorkerSpec = WorkerSpec(mla=True, kv_heads=1, head_dim=24)
+    """The same for clauses on latent caches. Capability ``mla``."""
+    least_patience_s: float = 0.0
+    """The shortest ``patience_s`` that its workers can be given; clauses wait that much longer."""
 
     def version(self) -> str:
         """A release or a commit, for the header and the report."""
@@ -98,10 +106,11 @@ class Target:
         """The workers of these P engines and of one D engine, up and listening.
 
         Args:
-            mode: ``read`` (D pulls) or ``write`` (P pushes).
+            mode: ``read`` (D pulls) or ``write`` (P pushes); one that the target claims.
             fabric: where the bytes move; None without the capability ``fabric``.
 
-        Must raise ValueError for a spec that the target cannot be built for.
+        Must raise ValueError for a spec that makes no sense, and NotApplicable for one that the
+        target cannot be had with: a geometry, a ``model``, a ``version``, a ``host``.
         """
         raise self._lacks("pair")
 
@@ -123,8 +132,15 @@ class Target:
         """
         raise self._lacks("proxy_server")
 
-    def rooms(self, prefill: WorkerSpec, decode: WorkerSpec) -> drivers.Rooms:
+    def rooms(
+        self, prefill: WorkerSpec, decode: WorkerSpec, *, fabric: Fabric | None = None
+    ) -> drivers.Rooms:
         """A sending and a receiving engine, up and listening.
+
+        A room's patience on either side is that side's ``patience_s``.
+
+        Args:
+            fabric: where the bytes move; None without the capability ``fabric``.
 
         Must raise ValueError for a spec that the target cannot be built for.
         """

@@ -89,7 +89,8 @@ class Suite:
         clause waits so long; one that is known to be broken waits `SHORT_DEADLINE_S`."""
         mark = request.node.get_closest_marker("pd_clause")
         known = {known.clause for known in target.known_failures}
-        return SHORT_DEADLINE_S if mark is not None and mark.args[0] in known else DEADLINE_S
+        short = mark is not None and mark.args[0] in known
+        return (SHORT_DEADLINE_S if short else DEADLINE_S) + target.least_patience_s
 
     @pytest.fixture
     def make(self, target: Target) -> Iterator[Callable[..., Any]]:

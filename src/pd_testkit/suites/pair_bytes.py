@@ -7,6 +7,7 @@ is put and looked for by position in the prompt and by global head.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ class PromptKV:
             )
             for name, cache in like.items()
         }
+
+    def after(self, tokens: int) -> PromptKV:
+        """That of all but the first ``tokens`` tokens."""
+        part = copy(self)
+        part.tokens = self.tokens - tokens
+        part._bits = {name: values[tokens:] for name, values in self._bits.items()}
+        return part
 
     def of(self, name: str, heads: Sequence[int], tokens: int) -> Bits:
         """(token, head, ...) of the first ``tokens`` tokens."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pd_testkit.contract import Role
 from pd_testkit.suites.base import clause
 from pd_testkit.suites.pair_run import Ended
-from pd_testkit.suites.pair_start import spec
 
 
 class Crowd:
     """Several requests under way."""
 
     @clause("PAIR-027")
-    def test_requests_of_several_producers_load_in_one_step(self, start):
+    def test_requests_of_several_producers_load_in_one_step(self, start, spec):
         run = start([spec(layers=1)] * 3, spec(num_blocks=40, layers=1))
         prompts = [
             run.prompt(f"{engine}.{number}", [number, 5 + number, 10 + number], engine=engine)
@@ -23,7 +22,7 @@ class Crowd:
         run.settle()
 
     @clause("PAIR-028")
-    def test_loads_may_start_while_others_are_under_way(self, start):
+    def test_loads_may_start_while_others_are_under_way(self, start, spec):
         run = start([spec(layers=1)] * 2, spec(num_blocks=40, layers=1))
         for number in range(8):
             engine = number % 2
@@ -35,21 +34,21 @@ class Crowd:
         run.settle()
 
     @clause("PAIR-029")
-    def test_two_requests_at_once_to_a_peer_not_met_yet_both_arrive(self, start):
+    def test_two_requests_at_once_to_a_peer_not_met_yet_both_arrive(self, start, spec):
         run = start(spec(), spec())
         first, second = run.prompt("a", [3, 1]), run.prompt("b", [2, 7])
         run.load(run.order(first, [0, 1]), run.order(second, [5, 4]))
         run.settle()
 
     @clause("PAIR-030")
-    def test_a_second_load_from_a_peer_that_was_met_brings_its_own_blocks(self, start):
+    def test_a_second_load_from_a_peer_that_was_met_brings_its_own_blocks(self, start, spec):
         run = start(spec(), spec())
         for number in range(3):
             run.fetch(run.prompt(f"{number}", [number, 8 + number]), [5 + number, number])
             run.settle()
 
     @clause("PAIR-031")
-    def test_starting_a_load_does_not_wait_for_its_bytes(self, start):
+    def test_starting_a_load_does_not_wait_for_its_bytes(self, start, spec):
         run = start(spec(), spec(), poll_advances=False)
         order = run.fetch(run.prompt("a", [3, 1]), [0, 2])  # within the driver's deadline
         run.until(lambda: run.fabric.in_flight, "the transfers are on their way")
@@ -59,12 +58,12 @@ class Crowd:
         run.settle()
 
     @clause("PAIR-032")
-    def test_each_worker_of_d_reports_a_load_once(self, start):
-        run = start(spec(tp_size=2, layers=1), spec(tp_size=2, layers=1))
+    def test_each_worker_of_d_reports_a_load_once(self, start, spec, ranks):
+        run = start(spec(tp_size=ranks, layers=1), spec(tp_size=ranks, layers=1))
         orders = [run.fetch(run.prompt(f"{n}", [n]), [n]) for n in range(3)]
         run.arrive(*orders)
         run.probe()
-        assert sum(run.ended.received.values()) == 2 * (3 + 1), "3 loads and one more, by 2 workers"
+        assert sum(run.ended.received.values()) == ranks * (3 + 1), "3 loads and one more, by each"
         run.check()
 
 
@@ -72,7 +71,7 @@ class Told:
     """The producer hears when its blocks are free."""
 
     @clause("PAIR-033")
-    def test_the_producer_hears_of_each_request_once(self, start):
+    def test_the_producer_hears_of_each_request_once(self, start, spec):
         run = start(spec(), spec())
         run.probe()
         prompts = [run.prompt(f"{number}", [number, 8 + number]) for number in range(4)]
@@ -83,7 +82,7 @@ class Told:
         run.settle()
 
     @clause("PAIR-034")
-    def test_the_producer_hears_nothing_while_bytes_are_still_to_be_read(self, start, net):
+    def test_the_producer_hears_nothing_while_bytes_are_still_to_be_read(self, start, spec, net):
         run = start(spec(), spec(), poll_advances=False)
         for nth in (1, run.transfers_of_a_load()):
             run.fabric.inject(net.Reorder(nth=nth, seconds=1.0))
@@ -98,7 +97,7 @@ class Told:
         assert run.fabric.counters.faults["reorder"] == 2
 
     @clause("PAIR-035")
-    def test_blocks_with_several_readers_are_held_until_the_last_has_told(self, start):
+    def test_blocks_with_several_readers_are_held_until_the_last_has_told(self, start, spec):
         run = start(spec(), spec(num_blocks=32))
         prompt = run.prompt("a", [3, 1], readers=3)
         for number in range(3):
@@ -109,7 +108,7 @@ class Told:
         run.settle()
 
     @clause("PAIR-036")
-    def test_a_completion_that_comes_again_changes_nothing(self, start):
+    def test_a_completion_that_comes_again_changes_nothing(self, start, spec):
         run = start(spec(), spec())
         prompt, other = run.prompt("a", [1, 2]), run.prompt("b", [3, 4])
         for number in range(3):  # the second and third time, P has forgotten the request
@@ -125,12 +124,12 @@ class Turns:
     """Steps and polls in unusual order."""
 
     @clause("PAIR-037")
-    def test_a_poll_with_nothing_under_way_reports_nothing(self, start):
-        run = start(spec(tp_size=2), spec(tp_size=2))
+    def test_a_poll_with_nothing_under_way_reports_nothing(self, start, spec, ranks):
+        run = start(spec(tp_size=ranks), spec(tp_size=ranks))
         for _ in range(3):
             run.poll()
         run.pair.load([])
         run.poll()
         assert run.ended == Ended()
         for role in Role:
-            assert len(run.pair.poll(role)) == 2, "one report per worker"
+            assert len(run.pair.poll(role)) == ranks, "one report per worker"

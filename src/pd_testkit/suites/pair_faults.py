@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pd_testkit.suites.base import clause
-from pd_testkit.suites.pair_start import spec
 
 IMPATIENCE = (0.1, 0.5, 2.5)
 """Seconds; the larger ones for a machine that is too slow for the smaller."""
 
 
-def survives(start, faults, *, mode="read"):
+def survives(start, spec, faults, *, mode="read"):
     """Each of the faults, one after the other, on a network that was well before."""
     run = start(spec(), spec(), mode=mode)
     run.probe()
@@ -17,14 +16,14 @@ def survives(start, faults, *, mode="read"):
         run.survive(fault)
 
 
-def fails(start, fault, *, mode="read"):
+def fails(start, spec, fault, *, mode="read"):
     """Under a fault that lasts, a load is reported as failed."""
     run = start(spec(), spec(), mode=mode)
     order = run.survive(fault)
     assert run.is_failed(order)
 
 
-def impatient(start, fault, *, mode="read"):
+def impatient(start, spec, fault, *, mode="read"):
     """A run under that fault in which a load was given up by patience, and how it ended."""
     for patience_s in IMPATIENCE:
         run = start(spec(patience_s=patience_s), spec(patience_s=patience_s), mode=mode)
@@ -38,9 +37,9 @@ def impatient(start, fault, *, mode="read"):
     raise AssertionError(f"no {fault.name} has fired")
 
 
-def hangs(start, net, mode="read"):
+def hangs(start, spec, net, mode="read"):
     """A load whose transfers never end is reported as failed, in time, and P hears of it."""
-    run, order = impatient(start, net.Hang(), mode=mode)
+    run, order = impatient(start, spec, net.Hang(), mode=mode)
     assert run.is_failed(order)
     run.check()
 
@@ -49,17 +48,17 @@ class Statuses:
     """A load is its layers' transfers, all of them."""
 
     @clause("PAIR-038")
-    def test_a_failed_first_layer_with_a_good_last_one_is_not_done(self, start, net):
-        survives(start, [net.Fail(nth=1)])
+    def test_a_failed_first_layer_with_a_good_last_one_is_not_done(self, start, spec, net):
+        survives(start, spec, [net.Fail(nth=1)])
 
     @clause("PAIR-039")
-    def test_a_good_first_layer_with_a_failed_last_one_is_not_done(self, start, net):
+    def test_a_good_first_layer_with_a_failed_last_one_is_not_done(self, start, spec, net):
         run = start(spec(), spec(), poll_advances=False)
         last = run.transfers_of_a_load()
-        survives(start, [net.Fail(nth=last)])
+        survives(start, spec, [net.Fail(nth=last)])
 
     @clause("PAIR-040")
-    def test_a_running_first_layer_with_a_good_last_one_is_not_done(self, start, net):
+    def test_a_running_first_layer_with_a_good_last_one_is_not_done(self, start, spec, net):
         run = start(spec(), spec(), poll_advances=False)
         assert run.transfers_of_a_load() > 1, "one transfer carries all layers"
         run.fabric.inject(net.Reorder(nth=1, seconds=1.0))
@@ -74,7 +73,7 @@ class Statuses:
         assert run.fabric.counters.faults["reorder"] == 1
 
     @clause("PAIR-041")
-    def test_a_load_fails_when_any_of_its_layers_does(self, start, net):
+    def test_a_load_fails_when_any_of_its_layers_does(self, start, spec, net):
         run = start(spec(layers=3), spec(layers=3), poll_advances=False)
         for nth in range(1, run.transfers_of_a_load() + 1):
             run.fabric.inject(fault := net.Fail(nth=nth))
@@ -86,7 +85,7 @@ class Statuses:
         run.check()
 
     @clause("PAIR-042")
-    def test_a_failure_is_reported_only_when_the_other_layers_have_landed(self, start, net):
+    def test_a_failure_is_reported_only_when_the_other_layers_have_landed(self, start, spec, net):
         run = start(spec(), spec(), poll_advances=False)
         last = run.transfers_of_a_load()
         run.fabric.inject(net.Fail(nth=1), net.Reorder(nth=last, seconds=1.0))
@@ -102,7 +101,7 @@ class Statuses:
         run.check()
 
     @clause("PAIR-043")
-    def test_a_failed_load_leaves_the_others_alone(self, start, net):
+    def test_a_failed_load_leaves_the_others_alone(self, start, spec, net):
         run = start([spec(), spec()], spec(num_blocks=32), poll_advances=False)
         run.transfers_of_a_load()  # of a load before the fault
         run.fabric.inject(net.Fail(nth=1))
@@ -118,7 +117,7 @@ class Statuses:
         run.check()
 
     @clause("PAIR-044")
-    def test_p_gets_the_blocks_of_a_failed_load_back(self, start, net):
+    def test_p_gets_the_blocks_of_a_failed_load_back(self, start, spec, net):
         run = start(spec(), spec())
         run.probe()
         run.fabric.inject(net.Fail())
@@ -129,7 +128,7 @@ class Statuses:
         run.check()
 
     @clause("PAIR-045")
-    def test_after_a_failure_the_next_load_arrives(self, start, net):
+    def test_after_a_failure_the_next_load_arrives(self, start, spec, net):
         run = start(spec(), spec())
         run.fabric.inject(fault := net.Fail())
         order = run.fetch(run.prompt("a", [3, 1]), [0, 2])
@@ -144,23 +143,23 @@ class Faults:
     """Each fault ends as a reported failure or as a retry."""
 
     @clause("PAIR-046")
-    def test_a_network_that_fails_every_transfer_fails_the_load(self, start, net):
-        fails(start, net.Fail())
+    def test_a_network_that_fails_every_transfer_fails_the_load(self, start, spec, net):
+        fails(start, spec, net.Fail())
 
     @clause("PAIR-047")
-    def test_a_transfer_that_cannot_be_posted_is_no_success(self, start, net):
-        survives(start, [net.Fail(nth=1, at_post=True), net.Fail(at_post=True)])
+    def test_a_transfer_that_cannot_be_posted_is_no_success(self, start, spec, net):
+        survives(start, spec, [net.Fail(nth=1, at_post=True), net.Fail(at_post=True)])
 
     @clause("PAIR-048")
-    def test_a_dropped_transfer_is_no_success(self, start, net):
-        survives(start, [net.Drop(nth=1), net.Drop(nth=2), net.Drop()])
+    def test_a_dropped_transfer_is_no_success(self, start, spec, net):
+        survives(start, spec, [net.Drop(nth=1), net.Drop(nth=2), net.Drop()])
 
     @clause("PAIR-049")
-    def test_a_transfer_that_hangs_ends_as_a_failure(self, start, net):
-        hangs(start, net)
+    def test_a_transfer_that_hangs_ends_as_a_failure(self, start, spec, net):
+        hangs(start, spec, net)
 
     @clause("PAIR-050")
-    def test_late_and_reordered_transfers_arrive(self, start, net):
+    def test_late_and_reordered_transfers_arrive(self, start, spec, net):
         run = start(spec(), spec())
         for number, fault in enumerate(
             (net.Delay(nth=1, seconds=5.0), net.Reorder(nth=1, seconds=5.0))
@@ -171,23 +170,23 @@ class Faults:
         run.settle()
 
     @clause("PAIR-051")
-    def test_a_transfer_that_breaks_off_is_no_success(self, start, net):
-        survives(start, [net.Partial(nth=1), net.Partial(nth=2, fraction=0.0)])
+    def test_a_transfer_that_breaks_off_is_no_success(self, start, spec, net):
+        survives(start, spec, [net.Partial(nth=1), net.Partial(nth=2, fraction=0.0)])
 
     @clause("PAIR-052")
-    def test_a_transfer_that_breaks_off_unnoticed_is_no_success(self, start, net):
-        survives(start, [net.Partial(nth=2, status=net.Status.SUCCESS)])
+    def test_a_transfer_that_breaks_off_unnoticed_is_no_success(self, start, spec, net):
+        survives(start, spec, [net.Partial(nth=2, status=net.Status.SUCCESS)])
 
     @clause("PAIR-053")
-    def test_a_byte_that_arrives_wrong_is_no_success(self, start, net):
-        survives(start, [net.Corrupt(nth=1, at=0), net.Corrupt(nth=2, at=-1), net.Corrupt()])
+    def test_a_byte_that_arrives_wrong_is_no_success(self, start, spec, net):
+        survives(start, spec, [net.Corrupt(nth=1, at=0), net.Corrupt(nth=2, at=-1), net.Corrupt()])
 
     @clause("PAIR-054")
-    def test_a_completion_before_the_bytes_is_no_success_before_them(self, start, net):
-        survives(start, [net.EarlyCompletion(nth=1, seconds=1.0)])
+    def test_a_completion_before_the_bytes_is_no_success_before_them(self, start, spec, net):
+        survives(start, spec, [net.EarlyCompletion(nth=1, seconds=1.0)])
 
     @clause("PAIR-055")
-    def test_bytes_that_come_after_their_completion_hit_no_reused_block(self, start, net):
+    def test_bytes_that_come_after_their_completion_hit_no_reused_block(self, start, spec, net):
         run = start(spec(), spec(), poll_advances=False)
         transfers = run.transfers_of_a_load()
         run.fabric.inject(net.EarlyCompletion(nth=transfers, seconds=1.0))
@@ -200,7 +199,7 @@ class Faults:
         run.check()
 
     @clause("PAIR-056")
-    def test_lost_and_doubled_notifications_change_nothing(self, start, net):
+    def test_lost_and_doubled_notifications_change_nothing(self, start, spec, net):
         for fault in (net.LostNotification(), net.DuplicateNotification(seconds=1e-3)):
             run = start(spec(), spec(), faults=[fault])
             orders = [run.fetch(run.prompt(f"{n}", [n]), [n]) for n in range(2)]
@@ -208,11 +207,11 @@ class Faults:
             run.settle()
 
     @clause("PAIR-057")
-    def test_a_refused_connection_fails_the_load(self, start, net):
-        fails(start, net.HandshakeFailure())
+    def test_a_refused_connection_fails_the_load(self, start, spec, net):
+        fails(start, spec, net.HandshakeFailure())
 
     @clause("PAIR-058")
-    def test_a_network_of_many_faults_lets_no_wrong_byte_through(self, start):
+    def test_a_network_of_many_faults_lets_no_wrong_byte_through(self, start, spec):
         chances = {
             f"{name}_probability": 0.04
             for name in ("delay", "reorder", "drop", "fail", "partial", "corrupt", "early")

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pd_testkit.contract import HandOff, Load, Role, WorkerReport, WorkerSpec
-from pd_testkit.suites.pair_blocks import BlockLives
 from pd_testkit.suites.pair_bytes import PromptKV, WorkerMemory
 
 if TYPE_CHECKING:
+    from pd_testkit.contract import Capabilities
     from pd_testkit.contract.drivers import Pair
-    from pd_testkit.fabric import Fabric, Fault
+    from pd_testkit.suites.pair_network import Network
 
 NAP = 0.02
 """Seconds to wait for the side channel before asking again."""
@@ -48,8 +48,10 @@ class Order:
     request_id: str
     prompt: Prompt
     blocks: tuple[int, ...]
+    kv: PromptKV
+    """The part of the prompt's that the blocks are for."""
     tokens: int
-    """Of the prompt, that the blocks of both sides have room for."""
+    """Of that part, that the blocks of both sides have room for."""
     dp_rank: int
     load: Load
 
@@ -67,33 +69,32 @@ class Run:
     """A pair under observation.
 
     Args:
-        reports_failures: the target can report a failed receive.
+        network: what the bytes move over.
+        can: what the target can do.
         deadline_s: real seconds for what must happen.
     """
 
     def __init__(
         self,
         pair: Pair,
-        fabric: Fabric,
+        network: Network,
         prefill: Sequence[WorkerSpec],
         decode: WorkerSpec,
-        reports_failures: bool,
+        can: Capabilities,
         deadline_s: float,
     ) -> None:
         import numpy as np
 
         self.pair = pair
-        self.fabric = fabric
+        self.network = network
         self.prefill = tuple(prefill)
         self.decode = decode
-        self.reports_failures = reports_failures
+        self.can = can
         self.ended = Ended()
         self.prompts: dict[str, Prompt] = {}
         self.orders: dict[str, Order] = {}
         self.memory: dict[Worker, WorkerMemory] = {}
-        self.lives = BlockLives(fabric)
         self._deadline_s = deadline_s
-        self._transfers = 0
         self._random = np.random.default_rng(7)
         for engine, spec in enumerate(self.prefill):
             self._attach(Role.PRODUCER, engine, spec)
@@ -118,7 +119,7 @@ class Run:
         heads = 1 if spec.mla else spec.kv_heads
         kv = PromptKV(self._random, tokens, heads, self.memory[workers[0]].caches)
         for worker in workers:
-            self.lives.allocate(self.memory[worker], blocks)
+            self.network.allocate(self.memory[worker], blocks)
             self.memory[worker].put(blocks, kv)
         hand_off = self.pair.hand_off(
             request_id, blocks, engine=engine, dp_rank=dp_rank, readers=readers
@@ -139,11 +140,14 @@ class Run:
         request_id = request_id or f"d-{prompt.request_id}"
         ours, theirs = self.decode.block_size, self.prefill[prompt.engine].block_size
         room = min(len(blocks) * ours, len(prompt.blocks) * theirs)
-        tokens = min(room, prompt.kv.tokens)
+        kv = prompt.kv
+        if self.can.suffix_loads and 0 < len(blocks) < len(prompt.blocks) and ours == theirs:
+            kv = kv.after((len(prompt.blocks) - len(blocks)) * ours)
+        tokens = min(room, kv.tokens)
         load = Load(request_id, tuple(blocks), prompt.hand_off, None if ours == theirs else tokens)
-        made = Order(request_id, prompt, tuple(blocks), tokens, dp_rank, load)
+        made = Order(request_id, prompt, tuple(blocks), kv, tokens, dp_rank, load)
         for worker in self.readers(made):
-            self.lives.allocate(self.memory[worker], blocks)
+            self.network.allocate(self.memory[worker], blocks)
         self.orders[request_id] = made
         return made
 
@@ -172,42 +176,12 @@ class Run:
         """Poll until ``done()``; fails when that does not come."""
         deadline = time.monotonic() + self._deadline_s
         while not done():
-            events = len(self.fabric.trace)
+            events = self.network.events()
             self.poll()
             if time.monotonic() > deadline:
                 pytest.fail(f"after {self._deadline_s:.0f} s still not: {what}")
-            if len(self.fabric.trace) == events and not done():
+            if self.network.events() == events and not done():
                 self.pair.wait(NAP)
-
-    def post(self, prompt: Prompt, blocks: Sequence[int], **rest: Any) -> Order:
-        """`fetch`, and all of its transfers are on their way, where nothing moves the clock."""
-        transfers = self.transfers_of_a_load()
-        want = self.fabric.counters.operations + transfers
-        made = self.fetch(prompt, blocks, **rest)
-        self.until(
-            lambda: self.fabric.counters.operations == want,
-            f"the transfers of {made.request_id} are on their way",
-        )
-        return made
-
-    def land(self, *orders: Order) -> None:
-        """Let all that is on its way land, and more that follows, until these are over."""
-        self.until(
-            lambda: not self.fabric.run_until_idle() and all(map(self.is_over, orders)),
-            f"loads of {self._names(orders)} reported",
-        )
-
-    def transfers_of_a_load(self) -> int:
-        """How many of the fabric's transfers the target makes of a load of one block."""
-        if not self._transfers:
-            self._transfers = -self.fabric.counters.operations
-            last = self.prefill[0].num_blocks - 1, self.decode.num_blocks - 1
-            order = self.fetch(self.prompt("control", last[:1]), last[1:])
-            self.land(order)
-            self.told(order.prompt)
-            self._transfers += self.fabric.counters.operations
-            self.discard(order)
-        return self._transfers
 
     def discard(self, *orders: Order) -> None:
         """D's requests have ended: their blocks, where they were received, go to others."""
@@ -268,31 +242,6 @@ class Run:
         self.told(*self.prompts.values())
         self.check()
 
-    def survive(self, fault: Fault) -> Order:
-        """The fault fires on a load, which ends as a reported failure or with the right bytes; P
-        gets its blocks back; and with the fault withdrawn, the next load arrives.
-
-        Where the target reports no failures, a load that failed may stay unreported.
-        """
-        fired = self.fabric.counters.faults[fault.name]
-        self.fabric.inject(fault)
-        number = len(self.orders)
-        prompt = self.prompt(f"{fault.name}-{number}", [3, 1])
-        order = self.fetch(prompt, [0, 2])
-        if self.reports_failures:
-            self.until(lambda: self.is_over(order), f"the load of {order.request_id} reported")
-            self.told(prompt)
-        else:
-            self.until(lambda: self.is_idle, "the network is idle")
-        assert self.fabric.counters.faults[fault.name] > fired, f"no {fault.name} has fired"
-        self.fabric.withdraw(fault)
-        self.probe()
-        self.fabric.run_until_idle()
-        self.poll()
-        self.check()
-        self.discard(order)
-        return order
-
     def probe(self, dp_rank: int = 0) -> None:
         """A load through the last block of both sides arrives."""
         number = len(self.orders)
@@ -302,18 +251,17 @@ class Run:
         self.told(prompt)
         self.discard(order)
 
-    @property
-    def is_idle(self) -> bool:
-        """Nothing will happen on the fabric by itself."""
-        return self.fabric.clock.next_due is None
+    def check_moved(self, least: int) -> None:
+        """So many bytes have moved at least, where they are counted."""
+        moved = self.network.moved()
+        assert moved is None or moved >= least, f"{moved} bytes have moved, not {least}"
 
     def check(self) -> None:
         """Nobody said anything twice, nothing is on its way, no byte is other than it should be,
         and no block was used beyond its life."""
         self.check_reports()
-        assert not self.fabric.in_flight, f"still on their way: {self.fabric.in_flight}"
+        self.network.check()
         self.check_untouched(*Role)
-        self.lives.check()
 
     def check_reports(self) -> None:
         """Nobody said anything twice, nor the contrary of it."""
@@ -338,7 +286,7 @@ class Run:
 
     def give_back(self, worker: Worker, blocks: Sequence[int]) -> None:
         """The blocks belong to another request now, which writes into them."""
-        self.lives.free(self.memory[worker], blocks)
+        self.network.free(self.memory[worker], blocks)
         self.memory[worker].reuse(blocks)
 
     # -- inside ------------------------------------------------------------------------------
@@ -376,7 +324,7 @@ class Run:
         self.ended.received[order.request_id, worker] += 1
         if self.ended.received[order.request_id, worker] > 1:
             return
-        memory, kv = self.memory[worker], order.prompt.kv
+        memory, kv = self.memory[worker], order.kv
         wrong = memory.wrong(order.blocks, kv, order.tokens)
         assert not wrong, f"{worker} has received {order.request_id} with wrong bytes: {wrong}"
         memory.expect(order.blocks, kv, order.tokens)
@@ -388,7 +336,7 @@ class Run:
             _, _, dp_rank, tp_rank = worker
             caches = self.pair.cache(role, engine=engine, dp_rank=dp_rank, tp_rank=tp_rank)
             self.memory[worker] = WorkerMemory(spec, tp_rank, caches, self._random)
-            self.lives.watch(self.memory[worker])
+            self.network.watch(self.memory[worker])
 
     def _workers(self, role: Role, engine: int, dp_rank: int | None = None) -> tuple[Worker, ...]:
         spec = self.prefill[engine] if role is Role.PRODUCER else self.decode

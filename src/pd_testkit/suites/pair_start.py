@@ -11,42 +11,45 @@ import pytest
 from pd_testkit.contract import Target, WorkerSpec
 from pd_testkit.suites.base import Suite
 from pd_testkit.suites.hosts import apart
+from pd_testkit.suites.pair_fabric import FabricRun
+from pd_testkit.suites.pair_network import OwnTransport
 from pd_testkit.suites.pair_run import Run
+from pd_testkit.suites.pair_target import PairTarget
 
 
-def spec(**fields: Any) -> WorkerSpec:
-    """Workers with more patience than a slow machine needs."""
-    return WorkerSpec(**{"patience_s": 30.0} | fields)
-
-
-class PairBase(Suite):
-    """A fabric, and workers on it."""
+class PairBase(PairTarget, Suite):
+    """Workers, on a fabric where the target takes one."""
 
     @pytest.fixture
     def start(
-        self, make: Callable[..., Any], target: Target, deadline_s: float
+        self, make: Callable[..., Any], target: Target, mode: str, deadline_s: float
     ) -> Callable[..., Run]:
         """``start(prefill, decode)``: P engines (one spec or several, each on a host of its own)
-        and D on a fresh fabric.
+        and D, on a fresh fabric or over the target's own transport.
 
-        ``mode`` and ``faults`` as for a pair and a fabric; the rest are `FabricOptions`.
+        ``mode`` and ``faults`` as for a pair and a fabric; the rest are `FabricOptions`, for
+        clauses that need a fabric.
         """
         from pd_testkit.fabric import Fabric, FabricOptions
+
+        its_mode, can = mode, target.capabilities
 
         def start(
             prefill: WorkerSpec | Sequence[WorkerSpec],
             decode: WorkerSpec,
             *,
-            mode: str = "read",
+            mode: str = its_mode,
             faults: Sequence[Any] = (),
             seed: int = 0,
             **options: Any,
         ) -> Run:
             producers = apart([prefill] if isinstance(prefill, WorkerSpec) else prefill)
+            if not can.fabric:
+                pair = make(producers, decode, mode=mode)
+                return Run(pair, OwnTransport(), producers, decode, can, deadline_s)
             fabric = Fabric(FabricOptions(**options), faults, seed)
             pair = make(producers, decode, mode=mode, fabric=fabric)
-            reports = target.capabilities.failure_reporting
-            return Run(pair, fabric, producers, decode, reports, deadline_s)
+            return FabricRun(pair, fabric, producers, decode, can, deadline_s)
 
         return start
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -216,6 +217,9 @@ class PairDriver:
                     for name, handles in met.caches.items()
                 }
         return {}
+
+    def cpu_seconds(self) -> float:
+        return time.process_time()
 
     def abort(self, role: Role, request_id: RequestId, *, engine: int = 0) -> None:
         for worker in self._workers(role, engine).workers.values():

@@ -1,6 +1,8 @@
-"""A P and a D worker that move real bytes. Clauses PAIR: what arrives, in read mode.
+"""A P and a D worker that move real bytes. Clauses PAIR: what arrives.
 
-Their ends, faults, deaths and write mode are in a module of their own.
+They hold whoever moves the bytes (D reads, or P writes) and whatever carries them. What needs to
+look into the network, or to spoil it, needs the capability ``fabric``. Ends, faults, deaths and
+what is special to write mode are in a module of their own.
 """
 
 from __future__ import annotations
@@ -11,17 +13,15 @@ from pd_testkit.contract.capabilities import Capability
 from pd_testkit.contract.clause import Clause, Layer
 from pd_testkit.contract.clauses import pair_ends
 
-_READ = frozenset({Capability.READ_MODE, Capability.FABRIC})
-
 
 def _clause(
     number: int, statement: str, reason: str, *evidence: str, needs: frozenset[Any] = frozenset()
 ) -> Clause:
-    return Clause(
-        f"PAIR-{number:03}", statement, reason, evidence, needs=_READ | needs, layer=Layer.L2
-    )
+    return Clause(f"PAIR-{number:03}", statement, reason, evidence, needs=needs, layer=Layer.L2)
 
 
+_FABRIC = frozenset({Capability.FABRIC})
+_READ = frozenset({Capability.READ_MODE, Capability.FABRIC})
 _MLA = frozenset({Capability.MLA})
 _LAYOUTS = frozenset({Capability.LAYOUTS})
 _FAILURES = frozenset({Capability.FAILURE_REPORTING})
@@ -46,7 +46,7 @@ _ARRIVAL = (
     _clause(
         3,
         "A load changes nothing in P's memory.",
-        "P's other requests, and its prefix cache, are ruined by who reads them.",
+        "P's other requests, and its prefix cache, are ruined by who loads them.",
         "vllm-project/vllm#47021",
     ),
     _clause(
@@ -89,7 +89,7 @@ _ARRIVAL = (
     ),
     _clause(
         10,
-        "Where D has fewer blocks than P, those are filled, from the prompt's start.",
+        "Where D has fewer blocks than P, those alone are filled, with their part of the prompt.",
         "The surplus lands in blocks of other requests, or the worker dies.",
         "vllm-project/vllm#30358",
     ),
@@ -117,7 +117,7 @@ _SHAPES = (
     ),
     _clause(
         14,
-        "Where the layouts of P and D differ, D converts, or the load fails.",
+        "Where the layouts of P and D differ, the KV is converted, or the load fails.",
         "All bytes arrive, each in a wrong place, and nothing says so.",
         "vllm-project/vllm#47871",
         "vllm-project/vllm#30275",
@@ -130,14 +130,14 @@ _SHAPES = (
     ),
     _clause(
         15,
-        "Blocks of 16 tokens on P fill D's blocks of 32 and 64 by position in the prompt.",
+        "Blocks of P fill D's blocks of two and four times their size by position in the prompt.",
         "Half of each block stays as it was: accuracy is gone.",
         "vllm-project/vllm#42895",
         needs=_BLOCK_SIZES,
     ),
     _clause(
         16,
-        "Blocks of 32 and 64 tokens on P fill D's blocks of 16 by position in the prompt.",
+        "Blocks of P fill D's blocks of half and a quarter of their size by position.",
         "D has the first part of each of P's blocks, again and again.",
         "vllm-project/vllm#42895",
         "vllm-project/vllm#28925",
@@ -191,13 +191,13 @@ _RANKS = (
     _clause(
         23,
         "MLA's latent caches arrive on every D rank, whatever the TP sizes.",
-        "Ranks beyond P's number read from a peer that is not there.",
+        "Ranks beyond P's number wait for a peer that is not there.",
         "vllm-project/vllm#36958",
         needs=_MLA | _TP_ASYMMETRY,
     ),
     _clause(
         24,
-        "Every P rank is told that a request is done, one that no D rank reads from included.",
+        "Every P rank is told that a request is done, one whose KV no D rank needs included.",
         "The engine waits for all of its ranks, and never frees the blocks.",
         "vllm-project/vllm#36958",
         "sgl-project/sglang#22145",
@@ -205,7 +205,7 @@ _RANKS = (
     ),
     _clause(
         25,
-        "D reads from the data-parallel rank of P that the hand-off names.",
+        "The KV comes from the data-parallel rank of P that the hand-off names.",
         "The blocks of that number on rank 0 hold another user's prompt.",
         "ai-dynamo/dynamo#9936",
         "vllm-project/vllm#32291",
@@ -224,7 +224,7 @@ _CROWD = (
     _clause(
         27,
         "Requests from several P engines load in one step, each from its own.",
-        "With a second P engine, requests read the first one's blocks.",
+        "With a second P engine, requests get the first one's blocks.",
         "vllm-project/vllm#27083",
     ),
     _clause(
@@ -242,7 +242,7 @@ _CROWD = (
     _clause(
         30,
         "Later loads from a peer that was met bring their own blocks.",
-        "The second round reads with the first one's state.",
+        "The second round is loaded with the first one's state.",
         "sgl-project/sglang#22320",
     ),
     _clause(
@@ -250,6 +250,7 @@ _CROWD = (
         "Starting a load does not wait for its bytes.",
         "All running requests stall while one prompt's KV moves.",
         "vllm-project/vllm#40344",
+        needs=_FABRIC,
     ),
     _clause(
         32,
@@ -269,6 +270,7 @@ _CROWD = (
         "P overwrites what D is reading.",
         "vllm-project/vllm#21570",
         "aws-samples/aws-do-eks#84",
+        needs=_READ,
     ),
     _clause(
         35,

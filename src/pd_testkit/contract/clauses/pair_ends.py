@@ -1,4 +1,8 @@
-"""The clauses of the unit `pair` on how loads end: faults, aborts, deaths; and write mode."""
+"""The clauses of the unit `pair` on how loads end: faults, aborts, deaths; and write mode.
+
+Those of a fault that is planted in the network, or of a moment in a transfer, need the capability
+``fabric``.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,19 @@ _READ = frozenset({Capability.READ_MODE, Capability.FABRIC})
 
 
 def _clause(
-    number: int, statement: str, reason: str, *evidence: str, needs: frozenset[Any] = _READ
+    number: int, statement: str, reason: str, *evidence: str, needs: frozenset[Any] = frozenset()
 ) -> Clause:
     return Clause(f"PAIR-{number:03}", statement, reason, evidence, needs=needs, layer=Layer.L2)
 
 
 _FAILURES = _READ | {Capability.FAILURE_REPORTING}
 _INTEGRITY = _FAILURES | {Capability.INTEGRITY}
-_ABORT = _READ | {Capability.ABORT}
+_ABORT = frozenset({Capability.ABORT})
 _ABORT_ALL = _ABORT | {Capability.FAILURE_REPORTING}
-_RESTART = _FAILURES | {Capability.WORKER_RESTART}
-_WRITE = frozenset({Capability.WRITE_MODE, Capability.FABRIC})
-_WRITE_FAILURES = _WRITE | {Capability.FAILURE_REPORTING}
+_RESTART = frozenset({Capability.FAILURE_REPORTING, Capability.WORKER_RESTART})
+_WRITE = frozenset({Capability.WRITE_MODE})
+_WATCHED_WRITE = _WRITE | {Capability.FABRIC}
+_WRITE_FAILURES = _WATCHED_WRITE | {Capability.FAILURE_REPORTING}
 
 _STATUSES = (
     _clause(
@@ -30,18 +35,21 @@ _STATUSES = (
         "A load whose first layer failed and whose last one is good is not received.",
         "One layer's KV is whatever was there before, and the answer looks right.",
         "vllm-project/vllm#56104",
+        needs=_READ,
     ),
     _clause(
         39,
         "A load whose first layer is good and whose last one failed is not received.",
         "One layer's KV is whatever was there before, and the answer looks right.",
         "vllm-project/vllm#56104",
+        needs=_READ,
     ),
     _clause(
         40,
         "A load whose first layer still moves is not received, though the last one has landed.",
         "D attends over a layer that is not there yet.",
         "vllm-project/vllm#21048",
+        needs=_READ,
     ),
     _clause(
         41,
@@ -94,11 +102,13 @@ _FAULTS = (
         "What never started is taken for done.",
         "ai-dynamo/nixl#2107",
         "vllm-project/vllm#50754",
+        needs=_READ,
     ),
     _clause(
         48,
         "A load with a transfer that is lost on the way is not received.",
         "A flaky cable gives wrong answers in place of errors.",
+        needs=_READ,
     ),
     _clause(
         49,
@@ -111,12 +121,14 @@ _FAULTS = (
         50,
         "Transfers that come late, or in another order, arrive.",
         "A busy network fails requests that would have been fine.",
+        needs=_READ,
     ),
     _clause(
         51,
         "A load with a transfer that breaks off, and says so, is not received.",
         "The second half of a layer is another request's KV.",
         "ai-dynamo/nixl#1493",
+        needs=_READ,
     ),
     _clause(
         52,
@@ -149,6 +161,7 @@ _FAULTS = (
         "Notifications of the network that are lost or doubled change nothing for a reader.",
         "P frees a request twice, or never.",
         "vllm-project/vllm#46874",
+        needs=_READ,
     ),
     _clause(
         57,
@@ -179,7 +192,7 @@ _LIVES = (
         "The next request's KV is overwritten by one that was aborted.",
         "vllm-project/vllm#32255",
         "sgl-project/sglang#24580",
-        needs=_ABORT,
+        needs=_READ | _ABORT,
     ),
     _clause(
         61,
@@ -193,7 +206,7 @@ _LIVES = (
         "An abort on P under a transfer frees nothing that is still read.",
         "D reads blocks that P has given to another request.",
         "ai-dynamo/dynamo#7489",
-        needs=_ABORT,
+        needs=_READ | _ABORT,
     ),
     _clause(
         63,
@@ -214,7 +227,7 @@ _LIVES = (
         "A load whose peer dies under its transfers is reported as failed.",
         "D's requests wait for an engine that is gone.",
         "vllm-project/vllm#50047",
-        needs=_RESTART,
+        needs=_READ | _RESTART,
     ),
     _clause(
         66,
@@ -232,7 +245,7 @@ _LIVES = (
     ),
     _clause(
         68,
-        "After a restart a peer is met anew, and read from its new memory.",
+        "After a restart a peer is met anew, and loads bring the KV of its new memory.",
         "D reads through handles of a process that is gone: errors, or a crash.",
         "ai-dynamo/nixl#2027",
         "vllm-project/vllm#49238",
@@ -240,7 +253,7 @@ _LIVES = (
     ),
     _clause(
         69,
-        "What a peer held before its restart is not read from its new memory.",
+        "What a peer held before its restart is not loaded from its new memory.",
         "The same block ids hold another user's prompt now.",
         "ai-dynamo/nixl#2027",
         needs=_RESTART,
@@ -282,21 +295,21 @@ _WRITING = (
         "All D ranks are written with rank 0's heads.",
         "vllm-project/vllm#47764",
         "vllm-project/vllm#53579",
-        needs=_WRITE | {Capability.TP_ASYMMETRY, Capability.BLOCK_SIZE_ASYMMETRY},
+        needs=_WRITE | {Capability.TP, Capability.TP_ASYMMETRY, Capability.BLOCK_SIZE_ASYMMETRY},
     ),
     _clause(
         75,
         "In write mode neither side reports a request before its last byte is written.",
         "D decodes from half a prompt, or P overwrites the other half.",
         "vllm-project/vllm#50754",
-        needs=_WRITE,
+        needs=_WATCHED_WRITE,
     ),
     _clause(
         76,
         "In write mode a load with a write that failed or was lost is not received.",
         "D runs on blocks that nobody filled.",
         "vllm-project/vllm#50754",
-        needs=_WRITE,
+        needs=_WATCHED_WRITE,
     ),
     _clause(
         77,

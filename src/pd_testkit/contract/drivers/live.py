@@ -13,6 +13,7 @@ from pd_testkit.contract.domain import (
     MemoryRange,
     RequestId,
     Role,
+    RoomState,
     Served,
     WorkerReport,
 )
@@ -26,14 +27,14 @@ class Pair(Protocol):
 
     The side channels are real sockets on the loopback. The bytes move over the fabric that the
     driver was built with (capability ``fabric``), whose virtual clock moves on as transfers are
-    polled; without it, over the target's own transport.
+    polled; without it, over the target's own transport. Workers may be in processes of their own.
     """
 
     def cache(
         self, role: Role, *, engine: int = 0, dp_rank: int = 0, tp_rank: int = 0
     ) -> Mapping[str, npt.NDArray[Any]]:
         """A worker's KV memory itself, by cache name: ``0.k``, ``0.v``, ``1.k``, ... or, for MLA,
-        ``0``, ``1``, ...
+        ``0``, ``1``, ... Mapped, where the worker is in another process.
 
         Each array is a view with the axes (block, token, head, ...), whatever the memory's own
         order; what is behind the head axis is one head's vector of one token, in an order that is
@@ -43,7 +44,11 @@ class Pair(Protocol):
     def side_channel(
         self, *, engine: int = 0, dp_rank: int = 0, tp_rank: int = 0
     ) -> tuple[str, int]:
-        """Host and port where a P worker listens for its peers."""
+        """Host and port that D turns to first, to meet that P worker.
+
+        The worker's own, or one for all workers of its engine: a listener of the scheduler's, a
+        bootstrap server.
+        """
 
     def hand_off(
         self,
@@ -55,6 +60,9 @@ class Pair(Protocol):
         readers: int = 1,
     ) -> HandOff:
         """P has prefilled the request into these blocks and holds them: what D is told.
+
+        Its ``host`` and ``handshake_port`` lead D to the side channel: whoever changes them leads
+        D elsewhere.
 
         Args:
             readers: requests on D that will fetch it (``n`` > 1).
@@ -79,8 +87,13 @@ class Pair(Protocol):
     def peer(self, source: HandOff, *, tp_rank: int = 0) -> Mapping[str, tuple[MemoryRange, ...]]:
         """What D's worker knows of the P worker that it reads from, by cache name as `cache` has.
 
-        Empty before they have met.
+        Empty before they have met. Addresses are those of `cache`, wherever P's process has them.
+        Of caches that lie within one another, as K and V side by side in each block do, the range
+        that they share is given for each. Capability ``read_mode``.
         """
+
+    def cpu_seconds(self) -> float:
+        """CPU time that D's workers, with all of their processes, have used so far."""
 
     def abort(self, role: Role, request_id: RequestId, *, engine: int = 0) -> None:
         """The request is gone. Its blocks may be reused once no report of it is owed any more.
@@ -89,7 +102,7 @@ class Pair(Protocol):
         """
 
     def kill(self, *, engine: int = 0) -> None:
-        """P's workers die: side channel, memory and fabric engine at once. ``worker_restart``."""
+        """P's workers die: side channel, memory and network at once. ``worker_restart``."""
 
     def restart(self, *, engine: int = 0) -> None:
         """P's workers come back at the same side channel, with new memory. ``worker_restart``."""
@@ -177,6 +190,9 @@ class Server(Protocol):
         threads may ask at once, each with a prompt (or last message) of its own.
         """
 
+    def get(self, path: str) -> Served:
+        """What the server says of itself."""
+
 
 class ProxyServer(Protocol):
     """The proxy as its users have it: a server behind a URL, with real engines behind it."""
@@ -206,5 +222,59 @@ class ProxyServer(Protocol):
 class Rooms(Protocol):
     """One P and one D engine whose transfers are each known to both by a room's number.
 
-    P has a sender and D a receiver per room; both are polled for what became of it.
+    P has a sender and D a receiver per room; both are polled for what became of it. D says where
+    the prompt's pages and its aux data (the first token, what goes with it) belong, and P writes
+    them there.
     """
+
+    def cache(self, role: Role) -> Mapping[str, npt.NDArray[Any]]:
+        """The engine's KV memory itself, as `Pair.cache`; a page is a block."""
+
+    def aux(self, role: Role) -> tuple[npt.NDArray[Any], ...]:
+        """The engine's aux buffers themselves, each of (slot, byte)."""
+
+    def open(self, role: Role, room: int) -> None:
+        """P's engine opens a sender for the room, or D's a receiver. Either may be first."""
+
+    def receive(self, room: int, pages: Sequence[int], aux_slot: int) -> None:
+        """D says where the room belongs; it waits for input. Pages in prompt order."""
+
+    def announce(self, room: int, pages: int, aux_slot: int) -> None:
+        """P, which waits for input, will send so many pages, and with the last the aux slot."""
+
+    def send(self, room: int, pages: Sequence[int]) -> None:
+        """P sends the prompt's next pages, out of all announced: a chunk. Does not wait.
+
+        Of no pages at all one empty chunk is sent.
+        """
+
+    def poll(self, role: Role, room: int) -> RoomState:
+        """What became of the room, on that side; also after its `clear`, until it is opened."""
+
+    def failure(self, role: Role, room: int) -> str:
+        """Why the room has failed, for people. Asked once, before `clear`."""
+
+    def quiet(self, room: int) -> bool:
+        """On D, of a room that has failed: no byte of it can come any more, and its pages may be
+        used for something else."""
+
+    def abort(self, role: Role, room: int) -> None:
+        """The request is gone."""
+
+    def clear(self, role: Role, room: int) -> None:
+        """That side forgets the room. It has ended there."""
+
+    def intrude(self, role: Role, frames: Sequence[bytes]) -> None:
+        """A stranger sends this, as one message, to where the engine's peers send theirs."""
+
+    def now(self) -> float:
+        """Seconds, on the clock by which the engines' patience runs."""
+
+    def wait(self, seconds: float) -> None:
+        """Let something happen, for at most so long on that clock."""
+
+    def kill(self, role: Role) -> None:
+        """The engine dies, with its memory and all that listens. Capability ``worker_restart``."""
+
+    def restart(self, role: Role) -> None:
+        """The engine comes back, P's at the same address, with new memory. ``worker_restart``."""

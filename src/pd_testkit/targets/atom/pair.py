@@ -208,6 +208,9 @@ class PairDriver:
                 }
         return {}
 
+    def cpu_seconds(self) -> float:
+        return time.process_time()
+
     def abort(self, role: Role, request_id: RequestId, *, engine: int = 0) -> None:
         """Nothing: ATOM's engine takes the request off its queues and tells no connector."""
 

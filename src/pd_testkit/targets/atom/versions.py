@@ -57,9 +57,11 @@ _COMMON = Capabilities(
     preemption=True,
     prefix_cache=True,
     transfer_ids=True,
+    transfer_id_map=True,
     save=True,
     fabric=True,
     head_replication=True,
+    zmq_side_channel=True,
     async_loads=True,
     hand_off_blocks=True,
 )
