@@ -199,11 +199,11 @@ class ProxyServer(Protocol):
 
     url: str
     """``http://127.0.0.1:port``."""
-    readiness_path: str
+    readiness_path: str = ""
     """``GET`` of it is answered by 200 if a request can be served now. ``readiness``."""
-    liveness_path: str
+    liveness_path: str = ""
     """``GET`` of it is answered by 200 as long as the proxy lives. ``readiness``."""
-    pid: int
+    pid: int = 0
     """The process that it runs in; that of the suite, for one in process. ``process_id``."""
 
     def add(self, instance: Instance) -> None:

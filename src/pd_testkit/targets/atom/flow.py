@@ -45,6 +45,9 @@ class ProxyServerDriver(ProxyServer):
     def remove(self, role: Role, url: str) -> None:
         raise TargetError("an instance cannot leave ATOM's proxy")
 
+    def hush(self, role: Role, url: str) -> None:
+        raise TargetError("ATOM's proxy keeps an instance for good")
+
     def failures(self) -> int:
         raise TargetError("ATOM's proxy counts nothing")
 
