@@ -21,8 +21,7 @@ from tests.kit import zmq_scenarios
 def stub():
     """The stub's ``zmq`` module, not installed, on a clock of its own."""
     with ExitStack() as closing:
-        fabric = SimpleNamespace(clock=VirtualClock())
-        yield build(SimpleNamespace(fabric=fabric, closing=closing))["zmq"]
+        yield build(SimpleNamespace(clock=VirtualClock(), closing=closing))["zmq"]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pd_testkit.fabric.directory import Published
 from pd_testkit.fabric.memory import Region, RegionHandle, memory_at, memory_of
 from pd_testkit.fabric.status import Status
 from pd_testkit.fabric.transfer import Session
@@ -98,6 +99,23 @@ class Engine:
     def session(self, local: Region, remote: RegionHandle) -> Session:
         """For transfers between a region of this engine and one of a peer, or of its own."""
         return Session(self, local, remote)
+
+    # -- what all may know -------------------------------------------------------------------
+
+    def publish(self, name: str, value: Published) -> bool:
+        """Tell the whole fabric something under a name, such as the address on which this engine
+        listens, until `withdraw` or this engine's death; `Fabric.published` reads it.
+
+        Returns:
+            False when the name is taken, or this engine is dead.
+        """
+        with self.fabric.clock.lock:
+            return self.alive and self.fabric._directory.add(self.name, name, value)
+
+    def withdraw(self, name: str) -> None:
+        """Take back what this engine has published under the name."""
+        with self.fabric.clock.lock:
+            self.fabric._directory.remove(self.name, name)
 
     # -- notifications -----------------------------------------------------------------------
 

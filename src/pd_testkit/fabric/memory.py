@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from pd_testkit.fabric.engine import Engine
+    from pd_testkit.fabric.process_memory import ProcessMemory
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -23,6 +24,7 @@ class RegionHandle(NamedTuple):
     region: int
     """Unique on a fabric, never reused."""
     address: int
+    """In the engine's process."""
     size: int
     """Bytes."""
 
@@ -34,23 +36,35 @@ class Region:
     region keeps a reference to the buffer, or to ``owner``, until then and no longer; of a bare
     address the caller alone keeps it alive. The fabric never touches a byte outside of
     [address, address + size), and none at all afterwards.
+
+    Attributes:
+        address: where this process has the bytes; `handle` has the engine's own address of them,
+            which is another one where the engine lives in another process.
     """
 
-    def __init__(self, engine: Engine, region_id: int, memory: Bytes, owner: Any) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        region_id: int,
+        memory: Bytes | ProcessMemory,
+        owner: Any,
+        there: int | None = None,
+    ) -> None:
         self.engine = engine
+        self.address = memory.ctypes.data if isinstance(memory, np.ndarray) else memory.address
         self.handle = RegionHandle(
-            engine.name, engine.generation, region_id, memory.ctypes.data, memory.nbytes
+            engine.name,
+            engine.generation,
+            region_id,
+            self.address if there is None else there,
+            memory.nbytes,
         )
-        self._memory: Bytes | None = memory
+        self._memory: Bytes | ProcessMemory | None = memory
         self._owner = owner
 
     @property
     def id(self) -> int:
         return self.handle.region
-
-    @property
-    def address(self) -> int:
-        return self.handle.address
 
     @property
     def size(self) -> int:

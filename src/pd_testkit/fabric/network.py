@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from pd_testkit.fabric.batch import Batch
 from pd_testkit.fabric.clock import VirtualClock
 from pd_testkit.fabric.counters import Counters
+from pd_testkit.fabric.directory import Directory, Published
 from pd_testkit.fabric.engine import Engine
 from pd_testkit.fabric.faults import Fault, Kind
 from pd_testkit.fabric.memory import Bytes, Region, RegionHandle
 from pd_testkit.fabric.options import FabricOptions
+from pd_testkit.fabric.process_memory import ProcessMemory, read, write
 from pd_testkit.fabric.sanitizer import Sanitizer
 from pd_testkit.fabric.status import Status
 from pd_testkit.fabric.trace import Trace
@@ -47,6 +51,8 @@ class Fabric:
         self.sanitizer = Sanitizer(self.clock.lock)
         self._wire = Wire(self, faults, seed)
         self._engines: dict[str, Engine] = {}
+        self._keys: dict[str, str] = {}
+        self._directory = Directory()
         self._regions = 0
 
     # -- what a test says and asks -----------------------------------------------------------
@@ -63,6 +69,34 @@ class Fabric:
             engine = self._engines[name] = Engine(self, name)
             self.trace.record("join", engine=name, generation=engine.generation)
             return engine
+
+    def join(self, key: str) -> Engine:
+        """An engine joins under a key that others may have.
+
+        A dead engine of that key comes back, as a new generation; beside live ones the new
+        engine's name is the key with a number.
+        """
+        with self.clock.lock:
+            for name in self.joined(key):
+                if not self._engines[name].alive:
+                    self._engines[name].restart()
+                    return self._engines[name]
+            name, number = key, 1
+            while name in self._engines:
+                number += 1
+                name = f"{key}#{number}"
+            self._keys[name] = key
+            return self.engine(name)
+
+    def joined(self, key: str) -> tuple[str, ...]:
+        """Names of the engines that joined under a key, dead ones included; oldest first."""
+        with self.clock.lock:
+            return tuple(name for name, its_key in self._keys.items() if its_key == key)
+
+    def published(self, name: str) -> Published | None:
+        """What a live engine told all under this name, by `Engine.publish`."""
+        with self.clock.lock:
+            return self._directory.find(name)
 
     @property
     def engines(self) -> dict[str, Engine]:
@@ -102,21 +136,28 @@ class Fabric:
             ValueError: out of its bounds.
         """
         with self.clock.lock:
-            return self._slice(where, offset, size).tobytes()
+            return read(self._memory(where, offset, size), offset, size).tobytes()
 
     def poke(self, where: Region | RegionHandle, offset: int, data: bytes) -> None:
         """Set bytes of a region, out of band; raises as `peek` does."""
         with self.clock.lock:
-            self._slice(where, offset, len(data)).data[:] = data
+            write(self._memory(where, offset, len(data)), offset, np.frombuffer(data, np.uint8))
 
     # -- engines -----------------------------------------------------------------------------
 
-    def _register(self, engine: Engine, memory: Bytes, owner: Any) -> Region:
+    def _register(
+        self,
+        engine: Engine,
+        memory: Bytes | ProcessMemory,
+        owner: Any,
+        there: int | None = None,
+    ) -> Region:
+        """``there``: the memory's address in the engine's process, where that is another one."""
         with self.clock.lock:
             if not engine.alive:
                 raise RuntimeError(f"engine {engine.name!r} is dead")
             self._regions += 1
-            region = Region(engine, self._regions, memory, owner)
+            region = Region(engine, self._regions, memory, owner, there)
             engine._regions[region.id] = region
             self.trace.record("register", engine=engine.name, region=region.id, size=region.size)
             return region
@@ -157,6 +198,7 @@ class Fabric:
             self._wire.cut_off(engine)
             for region in engine.regions:
                 self._deregister(engine, region)
+            self._directory.forget(engine.name)
             engine._connections.clear()
             engine._arrived.clear()
             engine._unread.clear()
@@ -175,13 +217,15 @@ class Fabric:
         region = engine._regions.get(handle.region) if engine else None
         return region if region is not None and region.handle == handle else None
 
-    def _slice(self, where: Region | RegionHandle, offset: int, size: int) -> Bytes:
+    def _memory(
+        self, where: Region | RegionHandle, offset: int, size: int
+    ) -> Bytes | ProcessMemory:
         region = self._find(where.handle if isinstance(where, Region) else where)
         if region is None or region._memory is None:
             raise LookupError(f"{where} is not registered")
         if not 0 <= offset <= offset + size <= region.size:
             raise ValueError(f"{size} bytes at {offset} lie outside of {region}")
-        return region._memory[offset : offset + size]
+        return region._memory
 
     # -- transfers ---------------------------------------------------------------------------
 

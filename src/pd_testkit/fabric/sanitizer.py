@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_testkit.fabric.batch import Offsets
-from pd_testkit.fabric.memory import Region
+from pd_testkit.fabric.memory import Bytes, Region
 from pd_testkit.fabric.stack import Stack, Stacks
 
 if TYPE_CHECKING:
+    from pd_testkit.fabric.process_memory import ProcessMemory
     from pd_testkit.fabric.transfer import Transfer
 
 BlockIds = npt.NDArray[np.int64]
@@ -136,11 +137,31 @@ class _Pool:
             raise IndexError(f"{self.engine} has blocks 0 to {self.count - 1}")
         return ids
 
-    def rows(self, region: Region) -> npt.NDArray[np.uint8]:
-        """The region's memory, one row per block."""
+    def read(self, region: Region, ids: BlockIds) -> npt.NDArray[np.uint8]:
+        """What the blocks hold in the region, one row per block."""
+        memory = self._memory(region)
+        if isinstance(memory, np.ndarray):
+            return self._rows(memory)[ids]
+        sizes = np.full(len(ids), self.block_size)
+        return memory.gather(ids * self.block_size, sizes).reshape(len(ids), -1)
+
+    def fill(self, region: Region, ids: BlockIds, byte: int) -> None:
+        """Set all bytes of the blocks in the region."""
+        memory = self._memory(region)
+        if isinstance(memory, np.ndarray):
+            self._rows(memory)[ids] = byte
+        else:
+            sizes = np.full(len(ids), self.block_size)
+            filling = np.full(len(ids) * self.block_size, byte, np.uint8)
+            memory.scatter(ids * self.block_size, sizes, filling)
+
+    def _memory(self, region: Region) -> Bytes | ProcessMemory:
         if region._memory is None:
             raise LookupError(f"{region} is not registered")
-        return region._memory[: self.count * self.block_size].reshape(self.count, -1)
+        return region._memory
+
+    def _rows(self, memory: Bytes) -> npt.NDArray[np.uint8]:
+        return memory[: self.count * self.block_size].reshape(self.count, -1)
 
 
 class _Touched(NamedTuple):
@@ -263,7 +284,7 @@ class Sanitizer:
             pool.site[ids] = here
             if pool.poison is not None:
                 for each in pool.regions:
-                    pool.rows(each)[ids] = pool.poison
+                    pool.fill(each, ids, pool.poison)
 
     def check_leaks(self) -> list[SanitizerReport]:
         """At the end: report every block that is still allocated; gives those reports."""
@@ -339,7 +360,7 @@ class Sanitizer:
         """Those of the freed blocks that do not hold the poison any more."""
         damaged = np.zeros(len(ids), np.bool_)
         for region in pool.regions if len(ids) else ():
-            damaged |= (pool.rows(region)[ids] != pool.poison).any(axis=1)
+            damaged |= (pool.read(region, ids) != pool.poison).any(axis=1)
         return ids[damaged]
 
     def _report(

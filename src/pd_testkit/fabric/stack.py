@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +26,33 @@ class Stack(tuple[Frame, ...]):
         return "".join(traceback.StackSummary.from_list(frames).format()).rstrip()
 
 
+_caller: ContextVar[Stack | None] = ContextVar("pd-testkit caller", default=None)
+
+
+@contextmanager
+def called_from(stack: Stack) -> Iterator[None]:
+    """Within it the fabric is called on behalf of another process, whose stack this is."""
+    token = _caller.set(stack)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def here() -> Stack:
+    """The stack of whoever called into the fabric."""
+    if (stack := _caller.get()) is not None:
+        return stack
+    frames: list[Frame] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(frames) < _DEPTH:
+        code = frame.f_code
+        if not code.co_filename.startswith(_OWN):
+            frames.append((code.co_filename, frame.f_lineno, code.co_name))
+        frame = frame.f_back
+    return Stack(frames)
+
+
 class Stacks:
     """Equal stacks are kept once, under a number; -1 stands for none."""
 
@@ -32,14 +62,7 @@ class Stacks:
 
     def here(self) -> int:
         """The number of the stack of whoever called into the fabric."""
-        frames: list[Frame] = []
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and len(frames) < _DEPTH:
-            code = frame.f_code
-            if not code.co_filename.startswith(_OWN):
-                frames.append((code.co_filename, frame.f_lineno, code.co_name))
-            frame = frame.f_back
-        stack = Stack(frames)
+        stack = here()
         number = self._numbers.setdefault(stack, len(self._stacks))
         if number == len(self._stacks):
             self._stacks.append(stack)

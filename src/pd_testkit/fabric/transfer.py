@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pd_testkit.fabric.batch import Batch, OffsetsLike
@@ -12,6 +13,10 @@ from pd_testkit.fabric.status import Status
 if TYPE_CHECKING:
     from pd_testkit.fabric.engine import Engine
     from pd_testkit.fabric.network import Fabric
+
+
+def _never() -> bool:
+    return False
 
 
 class Transfer:
@@ -68,12 +73,13 @@ class Transfer:
         """Ended, well or not. Asks for the status."""
         return self.status.done
 
-    def wait(self, timeout: float | None = None) -> Status:
+    def wait(self, timeout: float | None = None, unless: Callable[[], bool] = _never) -> Status:
         """Wait until it ends; gives the status, which may still be in progress.
 
         Where polling moves the clock, the clock is moved, at most by ``timeout`` virtual seconds,
         and not beyond the last event. Otherwise this blocks, at most for ``timeout`` real
-        seconds, until another thread has moved it.
+        seconds, until another thread has moved it; or until ``unless`` holds, of which
+        `VirtualClock.changed` is to be notified.
         """
         clock = self._fabric.clock
         with clock.lock:
@@ -85,7 +91,17 @@ class Transfer:
                         break
                     clock.run_next()
             else:
-                clock.changed.wait_for(lambda: self._status.done, timeout)
+                clock.changed.wait_for(lambda: self._status.done or unless(), timeout)
+            return self._status
+
+    def finish(self, unless: Callable[[], bool] = _never) -> Status:
+        """Wait until it has ended, beyond the last event too: then another thread is to schedule
+        one. What never ends is waited for without end, as on hardware. ``unless``: as for `wait`.
+        """
+        clock = self._fabric.clock
+        with clock.lock:
+            while not self.wait(None, unless).done and not unless():
+                clock.changed.wait()
             return self._status
 
     def _end(self, status: Status, message: str) -> None:

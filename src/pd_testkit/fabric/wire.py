@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pd_testkit.fabric import faults
-from pd_testkit.fabric.batch import Batch, copy
+from pd_testkit.fabric.batch import Batch
 from pd_testkit.fabric.clock import Timer
 from pd_testkit.fabric.engine import Engine, Notification
 from pd_testkit.fabric.faults import Fault, FaultPlan, Kind, Operation, Strikes
 from pd_testkit.fabric.memory import Bytes, Region
+from pd_testkit.fabric.process_memory import ProcessMemory, Unreachable, move, read, write
 from pd_testkit.fabric.sanitizer import Access
 from pd_testkit.fabric.status import Status
 from pd_testkit.fabric.transfer import Session, Transfer
 
 if TYPE_CHECKING:
     from pd_testkit.fabric.network import Fabric
+
+_Memory: TypeAlias = "Bytes | ProcessMemory"
 
 
 @dataclass
@@ -187,6 +191,12 @@ class Wire:
         self._ground(flight)
 
     def _deliver(self, flight: _Flight) -> None:
+        try:
+            self._arrive(flight)
+        except Unreachable as error:  # a process that has died, and is not known to have yet
+            self._end(flight.transfer, Status.RDMA_ERROR, f"memory access error: {error}")
+
+    def _arrive(self, flight: _Flight) -> None:
         transfer, strikes = flight.transfer, flight.strikes
         reached = self._reach(flight)
         if isinstance(reached, str):
@@ -244,7 +254,9 @@ class Wire:
         if part and not flight.strikes.get(faults.Fail):
             reached = self._reach(flight)
             if not isinstance(reached, str):
-                self._move(flight, *reached, int(transfer.bytes * part))
+                # The private memory of a process that has died is gone with it.
+                with contextlib.suppress(Unreachable):
+                    self._move(flight, *reached, int(transfer.bytes * part))
         self._ground(flight)
         if transfer.initiator == dead.name:
             self._end(transfer, Status.BAD_STATE, f"engine {dead.name!r} died")
@@ -273,7 +285,7 @@ class Wire:
 
     # -- bytes and notices -------------------------------------------------------------------
 
-    def _reach(self, flight: _Flight) -> tuple[Bytes, Bytes] | str:
+    def _reach(self, flight: _Flight) -> tuple[_Memory, _Memory] | str:
         """Source and destination, as the two NICs see them now; or why one is out of reach."""
         local, handle = flight.session.local, flight.session.remote
         generation = self._fabric._engines[handle.engine].generation
@@ -291,7 +303,7 @@ class Wire:
             return remote._memory, local._memory
         return local._memory, remote._memory
 
-    def _move(self, flight: _Flight, source: Bytes, destination: Bytes, nbytes: int) -> None:
+    def _move(self, flight: _Flight, source: _Memory, destination: _Memory, nbytes: int) -> None:
         """Copy the first ``nbytes`` bytes of the batch."""
         transfer, batch = flight.transfer, flight.batch
         self._fabric.sanitizer.landing(transfer)
@@ -300,18 +312,19 @@ class Wire:
         from_, to = batch.local, batch.remote
         if transfer.kind == "read":
             from_, to = to, from_
-        copy(source, from_, destination, to, batch.sizes)
+        move(source, from_, destination, to, batch.sizes)
         for tally in self._fabric.counters.tallies(transfer.kind, *flight.link):
             tally.bytes += nbytes
         self._fabric.trace.record("land", id=transfer.id, bytes=nbytes)
 
-    def _corrupt(self, flight: _Flight, corrupt: faults.Corrupt, destination: Bytes) -> None:
+    def _corrupt(self, flight: _Flight, corrupt: faults.Corrupt, destination: _Memory) -> None:
         transfer = flight.transfer
         if not transfer.bytes:
             return
         at = self._random.randrange(transfer.bytes) if corrupt.at is None else corrupt.at
         local, remote = flight.batch.locate(at % transfer.bytes)
-        destination[local if transfer.kind == "read" else remote] ^= 0xFF
+        offset = local if transfer.kind == "read" else remote
+        write(destination, offset, ~read(destination, offset, 1))
         self._fired(corrupt, transfer)
 
     def _notify(self, flight: _Flight) -> None:

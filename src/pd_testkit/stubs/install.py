@@ -22,7 +22,9 @@ from pd_testkit.stubs.strict import (
 )
 
 if TYPE_CHECKING:
-    from pd_testkit.fabric import Fabric
+    from pd_testkit.fabric import Fabric, VirtualClock
+    from pd_testkit.fabric.remote import RemoteFabric
+    from pd_testkit.fabric.served import FabricServer
     from pd_testkit.stubs.aiter_parallel import ParallelState
 
 _T = TypeVar("_T")
@@ -40,6 +42,8 @@ _ABSENT = object()
 _BOOTSTRAP = Path(__file__).with_name("bootstrap")
 CHILD_STUBS = "PD_TESTKIT_STUBS"
 """Environment variable: the stubs that a child process installs when it starts, by commas."""
+CHILD_FABRIC = "PD_TESTKIT_FABRIC"
+"""Environment variable: the address of the fabric that a child process uses."""
 
 _stack: list[Installation] = []
 _extensions: list[tuple[str, dict[str, Any]]] = []
@@ -53,29 +57,42 @@ class StubContext:
     """
 
     def __init__(self, fabric: Fabric | None = None) -> None:
-        self._fabric = fabric
+        self._fabric: Fabric | RemoteFabric | None = fabric
         self._made: dict[str, Any] = {}
-        self._made_on_fabric: dict[str, Any] = {}
         self.closing = ExitStack()
 
     @property
-    def fabric(self) -> Fabric:
-        """The fabric that mori moves bytes on; made at first use."""
+    def fabric(self) -> Fabric | RemoteFabric:
+        """The fabric that mori moves bytes on: that of the parent process, where it serves one;
+        else one of this process, made at first use."""
         if self._fabric is None:
-            from pd_testkit.fabric import Fabric
+            if address := os.environ.get(CHILD_FABRIC):
+                from pd_testkit.fabric.remote import RemoteFabric
 
-            self._fabric = Fabric()
+                self._fabric = RemoteFabric(address)
+                self.closing.callback(self._fabric.close)
+            else:
+                from pd_testkit.fabric import Fabric
+
+                self._fabric = Fabric()
         return self._fabric
+
+    @property
+    def clock(self) -> VirtualClock:
+        """The fabric's, where that is of this process; else one of its own."""
+        from pd_testkit.fabric import Fabric, VirtualClock
+
+        fabric = self.fabric
+        return fabric.clock if isinstance(fabric, Fabric) else self.once("clock", VirtualClock)
 
     @contextmanager
     def on(self, fabric: Fabric) -> Iterator[None]:
         """Within it `fabric` is this one. What is made meanwhile stays on it."""
-        before = self._fabric, self._made_on_fabric
-        self._fabric, self._made_on_fabric = fabric, {}
+        before, self._fabric = self._fabric, fabric
         try:
             yield
         finally:
-            self._fabric, self._made_on_fabric = before
+            self._fabric = before
 
     @property
     def parallel(self) -> ParallelState:
@@ -86,11 +103,10 @@ class StubContext:
 
     def once(self, name: str, make: Callable[[], _T]) -> _T:
         """What ``make`` gives, called for the first caller of ``name`` only."""
-        return _once(self._made, name, make)
-
-    def once_per_fabric(self, name: str, make: Callable[[Fabric], _T]) -> _T:
-        """As `once`, for each `fabric` anew; ``make`` is given the fabric."""
-        return _once(self._made_on_fabric, name, lambda: make(self.fabric))
+        if name not in self._made:
+            self._made[name] = make()
+        found: _T = self._made[name]
+        return found
 
 
 class Installation:
@@ -113,12 +129,34 @@ class Installation:
         self._extensions: list[tuple[str, dict[str, Any]]] = list(outer)
         self._attributes: list[tuple[ModuleType, str, Any]] = []
         self._finder: StubFinder | None = None
+        self._server: FabricServer | None = None
         self._active = False
 
     @property
     def fabric(self) -> Fabric:
-        """The fabric that mori moves bytes on."""
-        return self.context.fabric
+        """The fabric that mori moves bytes on.
+
+        Raises:
+            RuntimeError: it is the parent process's, who rules it.
+        """
+        from pd_testkit.fabric import Fabric
+
+        fabric = self.context.fabric
+        if isinstance(fabric, Fabric):
+            return fabric
+        raise RuntimeError(f"the fabric at {fabric.address} is another process's")
+
+    def serve(self) -> FabricServer:
+        """Serves `fabric` to the processes started with `child_env`, until `uninstall`: mori's
+        engines there move bytes on it too, between processes.
+
+        A second time gives the same server.
+        """
+        from pd_testkit.fabric.served import FabricServer
+
+        if self._server is None:
+            self._server = self.context.closing.enter_context(FabricServer(self.fabric))
+        return self._server
 
     def on(self, fabric: Fabric) -> AbstractContextManager[None]:
         """mori's engines that are made within it move bytes on ``fabric``, and stay there.
@@ -148,14 +186,16 @@ class Installation:
         """Environment variables with which a spawned Python process starts with the same stubs.
 
         Merge them into the child's environment (``subprocess``), or set them in ``os.environ``
-        while ``multiprocessing`` spawns. The child has its own fabric and parallel groups; what
-        `extend` added here isn't there.
+        while ``multiprocessing`` spawns. The child has its own parallel groups, and its own fabric
+        unless this one's is served; what `extend` added here isn't there.
         """
         stubbed = [name for name in self.names if name not in self.real]
         paths = [str(_BOOTSTRAP), os.environ.get("PYTHONPATH", "")]
         if (home := _BOOTSTRAP.parents[2]) not in SITE_PACKAGES:
             paths.append(str(home))
+        served = {} if self._server is None else {CHILD_FABRIC: self._server.address}
         return {
+            **served,
             CHILD_STUBS: ",".join(stubbed),
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         }
@@ -306,13 +346,6 @@ def extend(module: str, /, **attributes: Any) -> None:
     if _stack or not _is_below(module, roots):
         raise ValueError(f"{module!r} is not below a stub; there are {', '.join(roots)}")
     _extensions.append((module, attributes))
-
-
-def _once(made: dict[str, Any], name: str, make: Callable[[], _T]) -> _T:
-    if name not in made:
-        made[name] = make()
-    found: _T = made[name]
-    return found
 
 
 def _is_below(module: str, roots: Iterable[str]) -> bool:

@@ -2,7 +2,8 @@
 
 A connector written for mori registers memory (addresses of numpy or ctypes memory, or CPU torch
 tensors), exchanges packed descriptors, opens sessions, reads and writes, waits on statuses and
-gets inbound notifications; errors are those of RDMA. Engines reach each other within one process.
+gets inbound notifications; errors are those of RDMA. Engines reach each other within one process,
+and between the processes that a parent serves its fabric to.
 The allocators for AMD's scale-up fabric need its hardware and are placeholders; the rest of mori
 (ops, shmem, ccl and others) is left out.
 """

@@ -15,104 +15,61 @@ from pd_testkit.stubs.mori_types import (
 )
 
 if TYPE_CHECKING:
-    from pd_testkit.fabric import Engine, Fabric, Region, RegionHandle, Session
+    from pd_testkit.fabric import Fabric, Region, RegionHandle, Session
+    from pd_testkit.fabric.remote import RemoteFabric, RemoteRegion, RemoteSession
+
+    AnyFabric = Fabric | RemoteFabric
+    AnyRegion = Region | RemoteRegion
 
 _FIRST_PORT = 32768
 _MAX_REQUEST = 2**32 - 1
 
 
-class Network:
-    """All backends of one installation: who listens where, under which key.
-
-    Several engines may have one key, as two on one host do: a peer is found by the host and port
-    in its descriptor (over XGMI, where nobody listens, by its key), and only names it by its key
-    afterwards.
-    """
-
-    def __init__(self, fabric: Fabric) -> None:
-        self.fabric = fabric
-        self._lock = fabric.clock.lock
-        self._listening: dict[tuple[str, int], Backend] = {}
-        self._local: dict[str, Backend] = {}
-        self._keys: dict[str, str] = {}
-
-    def listen(self, backend: Backend, host: str, port: int) -> int:
-        """The port on which an RDMA backend listens: ``port``, or a free one when that is 0.
-
-        Raises:
-            RuntimeError: another engine listens there.
-        """
-        with self._lock:
-            taken = {p for its_host, p in self._listening if its_host == host}
-            if port == 0:
-                port = next(p for p in range(_FIRST_PORT, 2**16) if p not in taken)
-            if port in taken:
-                raise RuntimeError(f"cannot listen on {host}:{port}: address already in use")
-            self._listening[host, port] = backend
-            return port
-
-    def leave(self, backend: Backend) -> None:
-        """The backend is gone: its port is free, its memory out of reach."""
-        with self._lock:
-            self._listening = {at: b for at, b in self._listening.items() if b is not backend}
-            self._local = {key: b for key, b in self._local.items() if b is not backend}
-        backend.engine.kill()
-
-    def find(self, via: BackendType, desc: EngineDesc) -> Backend | None:
-        """The engine that ``desc`` means, if it is one of this process."""
-        if desc.pid != os.getpid():
-            return None
-        if via is BackendType.RDMA:
-            return self._listening.get((desc.host, desc.port))
-        return self._local.get(desc.key)
-
-    def named(self, key: str) -> list[str]:
-        """The names on the fabric of the engines with a key."""
-        return [name for name, its_key in list(self._keys.items()) if its_key == key]
-
-    def engine(self, key: str, backend: Backend) -> Engine:
-        """The backend's place on the fabric.
-
-        A dead engine of this key comes back as a new generation; a live one keeps its name.
-        """
-        with self._lock:
-            self._local[key] = backend
-            engines = self.fabric.engines
-            for name in self.named(key):
-                if not engines[name].alive:
-                    engines[name].restart()
-                    return engines[name]
-            name, number = key, 1
-            while name in engines:
-                number += 1
-                name = f"{key}#{number}"
-            self._keys[name] = key
-            return self.fabric.engine(name)
-
-
 class Backend:
     """What ``IOEngine.create_backend`` makes. Only RDMA notifies the other side.
+
+    Several engines may have one key, as two on one host do: a peer is found by the host and port
+    in its descriptor (over XGMI, where nobody listens, by its process and key), and only named by
+    its key afterwards. Where it listens and what it has registered is published on the fabric, so
+    that peers may live in other processes.
 
     As in mori, memory that was registered before the backend was created is unknown to peers, and
     the connection to a key, once made, is kept: it goes stale when that engine restarts.
     """
 
     def __init__(
-        self, network: Network, via: BackendType, key: str, host: str, port: int, notify: bool
+        self, fabric: AnyFabric, via: BackendType, key: str, host: str, port: int, notify: bool
     ) -> None:
+        """
+        Raises:
+            RuntimeError: another engine listens on the port.
+        """
         self.via = via
         self.notify = notify
-        self._network = network
-        self.port = network.listen(self, host, port) if via is BackendType.RDMA else port
-        self.engine = network.engine(key, self)
-        self._regions: dict[int, Region] = {}
+        self._fabric = fabric
+        self.engine = fabric.join(key)
+        self.port = self._listen(key, host, port)
+        self._regions: dict[int, AnyRegion] = {}
         self._remotes: dict[str, EngineDesc] = {}
-        self._connected: dict[str, Backend] = {}
+        self._connected: dict[str, str] = {}
+        """Names on the fabric by key."""
         self._remote_memory: dict[tuple[str, int], RegionHandle] = {}
         self._sessions: dict[tuple[int, str, int], BackendSession] = {}
 
     def close(self) -> None:
-        self._network.leave(self)
+        self.engine.kill()
+
+    def _listen(self, key: str, host: str, port: int) -> int:
+        """The port on which an RDMA backend listens: ``port``, or a free one when that is 0."""
+        me = self.engine.name, os.getpid()
+        if self.via is not BackendType.RDMA:
+            self.engine.publish(_among_local(os.getpid(), key), me)
+            return port
+        for wanted in [port] if port else range(_FIRST_PORT, 2**16):
+            if self.engine.publish(_at(host, wanted), me):
+                return wanted
+        self.engine.kill()
+        raise RuntimeError(f"cannot listen on {host}:{port}: address already in use")
 
     def register_remote(self, desc: EngineDesc) -> None:
         self._remotes[desc.key] = desc
@@ -121,11 +78,14 @@ class Backend:
         self._remotes.pop(desc.key, None)
 
     def register(self, memory: MemoryDesc) -> None:
-        self._regions[memory.id] = self.engine.register_address(memory.data, memory.size)
+        region = self.engine.register_address(memory.data, memory.size)
+        self._regions[memory.id] = region
+        self.engine.publish(_registered(self.engine.name, memory.id), region.handle)
 
     def deregister(self, memory: MemoryDesc) -> None:
         region = self._regions.pop(memory.id, None)
         if region is not None:
+            self.engine.withdraw(_registered(self.engine.name, memory.id))
             region.deregister()
         self._sessions = {key: s for key, s in self._sessions.items() if key[0] != memory.id}
 
@@ -152,45 +112,52 @@ class Backend:
         handle = self._remote_handle(remote)
         if local.id not in self._regions:
             self.register(local)
-        session = self.engine.session(self._regions[local.id], handle)
-        return BackendSession(self._network.fabric, session, self.notify)
+        session = self.engine.session(self._regions[local.id], handle)  # type: ignore[arg-type]
+        return BackendSession(self._fabric, session, self.notify)
 
     def arrived(self, remote_key: str, uid: int) -> bool:
         """Whether an engine of that key notified this one of transfer ``uid``."""
         return self.notify and any(
-            self.engine.inbound(name, uid) for name in self._network.named(remote_key)
+            self.engine.inbound(name, uid) for name in self._fabric.joined(remote_key)
         )
 
     def _remote_handle(self, remote: MemoryDesc) -> RegionHandle:
+        from pd_testkit.fabric import RegionHandle
+
         key = remote.engine_key
         peer = self._connected.get(key) or self._connect(key)
         if (key, remote.id) not in self._remote_memory:
-            region = peer._regions.get(remote.id)
-            size = 0 if region is None else region.size
-            if region is None or size != remote.size:
+            known = self._fabric.published(_registered(peer, remote.id))
+            handle = None if known is None else RegionHandle(*known)  # type: ignore[arg-type]
+            size = 0 if handle is None else handle.size
+            if handle is None or size != remote.size:
                 raise RuntimeError(
                     f"RdmaBackend::CreateSession: remote MR size mismatch for engine {key} "
                     f"memId={remote.id} expected={remote.size} got={size}"
                 )
-            self._remote_memory[key, remote.id] = region.handle
+            self._remote_memory[key, remote.id] = handle
         return self._remote_memory[key, remote.id]
 
-    def _connect(self, key: str) -> Backend:
+    def _connect(self, key: str) -> str:
         desc = self._remotes[key]
-        peer = self._network.find(self.via, desc)
-        if peer is None:
+        rdma = self.via is BackendType.RDMA
+        known = self._fabric.published(
+            _at(desc.host, desc.port) if rdma else _among_local(desc.pid, key)
+        )
+        peer, pid = (None, None) if known is None else known
+        if pid != desc.pid:
             raise RuntimeError(f"cannot connect to engine {key} at {desc.host}:{desc.port}")
-        status = self.engine.connect(peer.engine.name)
+        status = self.engine.connect(str(peer))
         if status.failed:
             raise RuntimeError(f"no RDMA connection to engine {key}: {status.name}")
-        self._connected[key] = peer
-        return peer
+        self._connected[key] = str(peer)
+        return str(peer)
 
 
 class BackendSession:
     """Posts batches between a local and a remote memory, and ties a status to each."""
 
-    def __init__(self, fabric: Fabric, session: Session, notify: bool) -> None:
+    def __init__(self, fabric: AnyFabric, session: Session | RemoteSession, notify: bool) -> None:
         self._fabric = fabric
         self._session = session
         self._notify = notify
@@ -236,3 +203,18 @@ def _unsigned(values: Any) -> Any:
     if array.size and (array.dtype.kind not in "iu" or int(array.min()) < 0):
         raise TypeError(f"offsets and sizes are unsigned integers, not {values!r}")
     return array.astype(np.uint64).ravel()
+
+
+def _at(host: str, port: int) -> str:
+    """The name under which an engine publishes that it listens there."""
+    return f"mori listens {host}:{port}"
+
+
+def _among_local(pid: int, key: str) -> str:
+    """The same for one that nobody connects to over the network."""
+    return f"mori local {pid} {key}"
+
+
+def _registered(engine: str, memory: int) -> str:
+    """The name under which an engine publishes the handle of memory that it has registered."""
+    return f"mori memory {memory} of {engine}"

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pd_testkit.stubs.mori_backend import Backend, BackendSession, Network
+from pd_testkit.stubs.mori_backend import Backend, BackendSession
 from pd_testkit.stubs.mori_status import TransferStatus, wait_all
 from pd_testkit.stubs.mori_types import (
     BackendConfig,
@@ -118,7 +118,7 @@ class CppEngine:
             return
         notify = isinstance(config, RdmaBackendConfig) and config.enable_notification
         backend = Backend(
-            _network(self._context), via, self._key, self._config.host, self._config.port, notify
+            self._context.fabric, via, self._key, self._config.host, self._config.port, notify
         )
         self._backends[via] = backend
         self._config.port = backend.port
@@ -381,10 +381,6 @@ def engine_classes(context: StubContext) -> tuple[type[CppEngine], type[IOEngine
     """``mori.cpp.IOEngine`` and ``mori.io.IOEngine`` on the context's fabric."""
     cpp = type("IOEngine", (CppEngine,), {"_context": context})
     return cpp, type("IOEngine", (IOEngine,), {"_cpp": cpp})
-
-
-def _network(context: StubContext) -> Network:
-    return context.once_per_fabric("mori", Network)
 
 
 def _close_all(backends: dict[BackendType, Backend]) -> None:

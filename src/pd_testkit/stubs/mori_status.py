@@ -10,6 +10,7 @@ from pd_testkit.stubs.mori_types import StatusCode
 
 if TYPE_CHECKING:
     from pd_testkit.fabric import Fabric, Transfer
+    from pd_testkit.fabric.remote import RemoteFabric, RemoteTransfer
 
 _LAST_NO_ERROR = 10
 
@@ -24,8 +25,8 @@ class TransferStatus:
         self._changed = threading.Condition()
         self._code = StatusCode.INIT
         self._message = ""
-        self._fabric: Fabric | None = None
-        self._transfer: Transfer | None = None
+        self._fabric: Fabric | RemoteFabric | None = None
+        self._transfer: Transfer | RemoteTransfer | None = None
 
     def Code(self) -> StatusCode:  # noqa: N802
         """The status now."""
@@ -78,23 +79,19 @@ class TransferStatus:
         if self._code is not StatusCode.IN_PROGRESS or timeout_ms == 0:
             return self.Code()
         timeout = None if timeout_ms < 0 else timeout_ms / 1000
-        if self._transfer is None or self._fabric is None:
+        if self._transfer is None:
             with self._changed:
                 self._changed.wait_for(lambda: self._code is not StatusCode.IN_PROGRESS, timeout)
             return self._code
-        self._take(self._transfer, int(self._transfer.wait(timeout)))
-        while self._code is StatusCode.IN_PROGRESS and timeout is None:
-            with self._fabric.clock.lock:  # nothing is due: only another thread can end it
-                if self._fabric.clock.next_due is None:
-                    self._fabric.clock.changed.wait()
-            self._take(self._transfer, int(self._transfer.wait(None)))
+        transfer = self._transfer
+        self._take(transfer, int(transfer.finish() if timeout is None else transfer.wait(timeout)))
         return self._code
 
-    def _follow(self, fabric: Fabric, transfer: Transfer) -> None:
+    def _follow(self, fabric: Fabric | RemoteFabric, transfer: Transfer | RemoteTransfer) -> None:
         """From now on the status is that of ``transfer``."""
         self._fabric, self._transfer = fabric, transfer
 
-    def _take(self, transfer: Transfer, status: int) -> None:
+    def _take(self, transfer: Transfer | RemoteTransfer, status: int) -> None:
         code = StatusCode(status)
         if code is StatusCode.ERR_NOT_FOUND:  # unregistered local memory: the NIC's protection
             code = StatusCode.ERR_RDMA_OP

@@ -43,7 +43,7 @@ def network(module: ModuleType | None = None) -> Network:
 
 def build(context: Any) -> dict[str, ModuleType]:
     """The modules of one installation, with a network of their own on its fabric's clock."""
-    net = Network(context.fabric.clock)
+    net = Network(context.clock)
     numbers = constants.names()
     exceptions = {kind.__name__: kind for kind in error.EXCEPTIONS}
     enums = {enum.__name__: enum for enum in constants.ENUMS}
