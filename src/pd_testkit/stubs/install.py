@@ -190,15 +190,9 @@ class Installation:
         unless this one's is served; what `extend` added here isn't there.
         """
         stubbed = [name for name in self.names if name not in self.real]
-        paths = [str(_BOOTSTRAP), os.environ.get("PYTHONPATH", "")]
-        if (home := _BOOTSTRAP.parents[2]) not in SITE_PACKAGES:
-            paths.append(str(home))
-        served = {} if self._server is None else {CHILD_FABRIC: self._server.address}
-        return {
-            **served,
-            CHILD_STUBS: ",".join(stubbed),
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        }
+        return child_environment(
+            *stubbed, fabric=None if self._server is None else self._server.address
+        )
 
     def extend(self, module: str, /, **attributes: Any) -> None:
         """Adds attributes to the stub ``module``, and the module itself where it is missing."""
@@ -283,6 +277,24 @@ class Installation:
 def available() -> tuple[str, ...]:
     """The names that `install` knows."""
     return tuple(sorted(_BUILDERS))
+
+
+def child_environment(*names: str, fabric: str | None = None) -> dict[str, str]:
+    """Environment variables with which a spawned Python process starts with these stubs.
+
+    Args:
+        names: of `available`.
+        fabric: address of the served fabric that mori moves bytes on; by default the child has
+            one of its own.
+    """
+    paths = [str(_BOOTSTRAP), os.environ.get("PYTHONPATH", "")]
+    if (home := _BOOTSTRAP.parents[2]) not in SITE_PACKAGES:
+        paths.append(str(home))
+    return {
+        CHILD_STUBS: ",".join(names),
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        **({} if fabric is None else {CHILD_FABRIC: fabric}),
+    }
 
 
 def install(
