@@ -89,7 +89,7 @@ class Planted:
         monkeypatch.setenv("PD_EXAMPLES", "quick")
         self.mutant = mutant
         with planted(mutant):
-            target = importlib.import_module("pd_testkit.targets.reference").target()
+            target = importlib.import_module("pd_testkit.targets.reference").ReferenceTarget()
             target.open()
             yield target
             target.close()

@@ -47,12 +47,19 @@ class Core(Protocol):
         """Tokens of the prompt."""
 
 
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """vLLM's: the usage so far with each chunk."""
+
+
 class _Request(msgspec.Struct):
     model: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int = 1
     stream: bool = False
+    stream_options: _StreamOptions | None = None
     kv_transfer_params: dict[str, Any] | None = None
 
     @property
@@ -127,6 +134,16 @@ _FORMS = {
 def application(core: Core, model: str) -> web.Application:
     """The server's routes over a core that serves ``model``."""
     app = web.Application(client_max_size=MAX_BODY_BYTES)
+    listed = {"object": "list", "data": [{"id": model, "object": "model", "owned_by": "pd"}]}
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response(listed)
+
+    async def health(_: web.Request) -> web.Response:
+        return web.Response()
+
+    app.router.add_get("/v1/models", models)
+    app.router.add_get("/health", health)
     for path, form in _FORMS.items():
         app.router.add_post(path, _Handler(core, model, form).answer)
     return app
@@ -157,9 +174,11 @@ class _Handler:
             "model": self.model,
         }
         streams = [_from(first, rest) for first, rest in zip(firsts, answers, strict=True)]
+        prompt = self.core.count(request.text)
         if request.stream:
-            return await self._stream(http, head, streams)
-        return await self._whole(head, self.core.count(request.text), streams)
+            options = request.stream_options or _StreamOptions()
+            return await self._stream(http, head, _Usage(prompt), options, streams)
+        return await self._whole(head, _Usage(prompt), streams)
 
     def _parse(self, raw: bytes) -> _Completion | _Chat:
         request = msgspec.json.decode(raw, type=self.form.request)
@@ -170,10 +189,10 @@ class _Handler:
         return request
 
     async def _whole(
-        self, head: Mapping[str, Any], prompt: int, streams: Sequence[AsyncIterator[Piece]]
+        self, head: Mapping[str, Any], usage: _Usage, streams: Sequence[AsyncIterator[Piece]]
     ) -> web.Response:
         answers = await asyncio.gather(*(_collect(stream) for stream in streams))
-        tokens = sum(map(len, answers))
+        usage.completion = sum(map(len, answers))
         body = {
             **head,
             "object": self.form.whole,
@@ -183,11 +202,7 @@ class _Handler:
                 )
                 for index, pieces in enumerate(answers)
             ],
-            "usage": {
-                "prompt_tokens": prompt,
-                "completion_tokens": tokens,
-                "total_tokens": prompt + tokens,
-            },
+            "usage": usage.told(),
             "kv_transfer_params": answers[0][-1].params,
         }
         return web.json_response(body=msgspec.json.encode(body))
@@ -196,22 +211,45 @@ class _Handler:
         self,
         http: web.Request,
         head: Mapping[str, Any],
+        usage: _Usage,
+        options: _StreamOptions,
         streams: Sequence[AsyncIterator[Piece]],
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(http)
+        head = {**head, "object": self.form.chunk}
         async for index, piece in _merged(streams):
-            chunk = {
-                **head,
-                "object": self.form.chunk,
-                "choices": [self.form.delta(index, piece)],
-            }
+            usage.completion += 1
+            chunk = {**head, "choices": [self.form.delta(index, piece)]}
             if index == 0 and piece.params is not None:
                 chunk["kv_transfer_params"] = piece.params
-            await response.write(b"data: " + msgspec.json.encode(chunk) + b"\n\n")
+            if options.continuous_usage_stats:
+                chunk["usage"] = usage.told()
+            await response.write(_event(chunk))
+        if options.include_usage:
+            await response.write(_event({**head, "choices": [], "usage": usage.told()}))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
+
+
+@dataclass
+class _Usage:
+    """Tokens of the prompt and, so far, of all answers."""
+
+    prompt: int
+    completion: int = 0
+
+    def told(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+        }
+
+
+def _event(chunk: Mapping[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -372,3 +372,31 @@ class ServerSuite(Suite):
         wanted = {"model": "m", "max_tokens": 8, "messages": [{"role": "user", "content": parts}]}
         served = make().ask(wanted, path=CHAT, generations=[Generation(("a", "b"))])
         assert texts([parsed(served)]) == {0: "ab"}
+
+    # -- what clients ask beside ---------------------------------------------------------------
+
+    @clause("SRV-026")
+    def test_a_stream_has_its_usage_when_asked(self, make):
+        server = make()
+        for path in (COMPLETIONS, CHAT):
+            for options in ({}, {"continuous_usage_stats": True}):
+                asked = body(path, stream=True, stream_options={"include_usage": True, **options})
+                served = server.ask(asked, path=path, generations=[Generation(("a", "b", "c"))])
+                found = chunks(served)
+                assert texts(found) == {0: "abc"}
+                usage = found[-1].get("usage")
+                assert usage, f"{path}: the last chunk before [DONE] has no usage: {found[-1]}"
+                assert usage["completion_tokens"] == 3, f"{path}: three tokens, but {usage}"
+                assert usage["prompt_tokens"] > 0, f"{path}: a prompt of no tokens: {usage}"
+
+    @clause("SRV-027")
+    def test_the_model_is_listed(self, make):
+        listed = parsed(make().get("/v1/models"))
+        assert "m" in [model.get("id") for model in listed.get("data") or ()], listed
+
+    @clause("SRV-028")
+    def test_a_live_engine_is_healthy(self, make):
+        server = make()
+        assert server.get("/health").status == 200
+        parsed(server.ask(body(COMPLETIONS)))
+        assert server.get("/health").status == 200, "after a request"

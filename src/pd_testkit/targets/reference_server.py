@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -47,16 +48,25 @@ class ServerDriver:
     ) -> Served:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {"Content-Type": "application/json", **(headers or {})}
+        with self._script.expecting(body, generations) as script:
+            served = self._exchange("POST", path, raw, named)
+        return replace(served, params=tuple(script.params))
+
+    def get(self, path: str) -> Served:
+        return self._exchange("GET", path, None, {})
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Served:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_SECONDS)
         try:
-            with self._script.expecting(body, generations) as script:
-                connection.request("POST", path, raw, named)
-                response = connection.getresponse()
-                content = response.read()
+            connection.request(method, path, body, dict(headers))
+            response = connection.getresponse()
+            content = response.read()
         finally:
             connection.close()
         seen = {name.lower(): value for name, value in response.getheaders()}
-        return Served(response.status, content, seen, tuple(script.params))
+        return Served(response.status, content, seen)
 
     async def _start(self) -> None:
         await self._runner.setup()

@@ -178,4 +178,32 @@ MUTANTS: tuple[Mutant, ...] = (
         "    content: str | None = None\n",
         "a message's content must be one string",
     ),
+    Mutant(
+        ("SRV-026",),
+        "server",
+        "            usage.completion += 1\n",
+        "            usage.completion = 1\n",
+        "a stream's usage counts one token, whatever came",
+    ),
+    Mutant(
+        ("SRV-026",),
+        "server",
+        "        if options.include_usage:\n",
+        "        if options.include_usage and self.form.prefix == 'cmpl':\n",
+        "a chat's stream has no usage",
+    ),
+    Mutant(
+        ("SRV-027",),
+        "server",
+        '"data": [{"id": model, ',
+        '"data": [{"id": "default", ',
+        "the list of models has a name of the server's own",
+    ),
+    Mutant(
+        ("SRV-028",),
+        "server",
+        "        return web.Response()\n",
+        "        return web.Response(status=503)\n",
+        "an engine is never healthy",
+    ),
 )

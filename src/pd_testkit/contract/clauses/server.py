@@ -161,4 +161,19 @@ CLAUSES = (
         "A chat message whose content is a list of parts is served as its text.",
         "Clients that send parts, guidellm for one, get errors.",
     ),
+    _clause(
+        26,
+        "A stream whose client asks for the usage has it before [DONE], and it counts the tokens.",
+        "Load generators count chunks in place of tokens, or none at all; so does who pays.",
+    ),
+    _clause(
+        27,
+        "GET /v1/models lists the model that is served.",
+        "Clients and routers that ask which model there is stop at the start.",
+    ),
+    _clause(
+        28,
+        "GET /health is 200 while the engine lives.",
+        "Routers keep the engine out, and load generators wait for it for ever.",
+    ),
 )

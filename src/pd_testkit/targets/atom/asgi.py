@@ -8,9 +8,9 @@ from typing import Any
 
 
 async def ask(
-    application: Any, path: str, headers: Mapping[str, str], body: bytes
+    application: Any, path: str, headers: Mapping[str, str], body: bytes, method: str = "POST"
 ) -> tuple[int, dict[str, str], bytes]:
-    """POST ``body``; gives the status, the headers (names in lower case) and the whole body.
+    """Send ``body``; gives the status, the headers (names in lower case) and the whole body.
 
     Raises whatever the application raises before it has begun to answer.
     """
@@ -21,7 +21,7 @@ async def ask(
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
-        "method": "POST",
+        "method": method,
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),

@@ -54,6 +54,10 @@ class ServerDriver:
             status, seen, content = self._loop.run(ask(self._api.app, path, headers or {}, raw))
         return Served(status, content, seen, tuple(script.params))
 
+    def get(self, path: str) -> Served:
+        status, seen, content = self._loop.run(ask(self._api.app, path, {}, b"", "GET"))
+        return Served(status, content, seen)
+
     def _serve(self, tokenizer: _Tokenizer) -> None:
         """Set what the server's ``main`` sets."""
         config = SimpleNamespace(
