@@ -75,7 +75,8 @@ def vllm_config(spec: EngineSpec, connector: Connector, engine_id: str) -> VllmC
     cache.num_gpu_blocks = spec.num_blocks
     cache.kv_cache_layout = "LBHNC"
     scheduler = SchedulerConfig(
-        max_num_seqs=spec.max_running,
+        # No more than there can be tokens for, which vLLM refuses.
+        max_num_seqs=min(spec.max_running, spec.max_batch_tokens),
         max_num_batched_tokens=spec.max_batch_tokens,
         max_model_len=longest,
         enable_chunked_prefill=spec.chunked_prefill,
