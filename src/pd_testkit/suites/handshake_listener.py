@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import socket
-import time
 from contextlib import ExitStack
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from pd_testkit.contract import Role
 from pd_testkit.suites.base import clause
 from pd_testkit.suites.meeting import by_way_of
+from pd_testkit.suites.tampering import Way
 
 MEBIBYTE = 1 << 20
 
@@ -20,8 +20,6 @@ class Door:
     """P's listener, which D has met only by way of somebody who wrote down what D said."""
 
     def __init__(self, meeting) -> None:
-        from pd_testkit.suites.interposer import Way
-
         self.met = meeting()
         between = self.met.between()
         self.met.fetch("known", by_way_of(between, self.met.hand_off("known")))
@@ -37,25 +35,14 @@ class Door:
         """The question for P's handshake first, and what followed it."""
 
     def send(self, *junk) -> None:
-        """Send each of the messages from a peer of its own; the listener must answer what that
-        peer asks next.
-
-        Two answers, as one may be a refusal of the junk; asked more than once, as the listener
-        may drop a connection.
-        """
+        """Send each of the messages from a peer of its own; the listener must answer what is asked
+        next."""
         for frames in junk:
-            raw = self.met.raw()
-            raw.send(frames)
-            answers = 0
-            deadline = time.monotonic() + self.met.deadline_s
-            while answers < 2 and time.monotonic() < deadline:
-                raw.send(self.said[0])
-                raw.send(self.said[0])
-                while answers < 2 and raw.answer(seconds=0.5):
-                    answers += 1
-            raw.close()
+            stranger = self.met.strangers()
+            answers = stranger.is_answered_after(frames, self.said[0], self.met.deadline_s)
+            stranger.close()
             shown = [frame[:40] for frame in frames[:4]]
-            assert answers == 2, f"the listener is silent after {shown}"
+            assert answers, f"the listener is silent after {shown}"
 
     def check_open(self) -> None:
         """D meets P there itself."""
@@ -116,7 +103,7 @@ class Listens:
                     if not stays:
                         plain.close()
             for _ in range(10):
-                raw = door.met.raw()
+                raw = door.met.strangers()
                 taken.callback(raw.close)
                 for _ in range(100):  # so that some are still to be answered when it is gone
                     raw.send(door.said[0])
@@ -126,7 +113,7 @@ class Listens:
 
     @clause("HSK-013")
     def test_fifty_peers_at_once_are_all_answered(self, door):
-        raw = door.met.raw(50)
+        raw = door.met.strangers(50)
         for peer in range(50):
             raw.send(door.said[0], peer)
         door.met.start("r", door.met.hand_off("r"))
@@ -138,6 +125,8 @@ class Listens:
 
     @clause("HSK-014")
     def test_a_completion_that_comes_again_is_not_reported_again(self, door):
+        if not door.said[1:]:
+            pytest.skip("not applicable: completions go another way than the handshake")
         door.send(*door.said[1:], *door.said[1:])
         again = [report for report in door.met.pair.poll(Role.PRODUCER) if report]
         assert not again, f"P reports {again}, which no D has fetched since"

@@ -1,29 +1,17 @@
-"""A man in the middle of a side channel, and a raw peer: what a network and others can do to it."""
+"""A man in the middle of a side channel of ZMQ messages, and peers that speak them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from enum import Enum
+import time
+from collections.abc import Sequence
 
 import zmq
 
-Frames = list[bytes]
+from pd_testkit.suites.tampering import Frames, Tamper, Way, untouched
+
 JUNK: Frames = [b"", b"\xc1"]
 """No message of any protocol: 0xC1 is the byte that msgpack never uses."""
-
-
-class Way(str, Enum):
-    """Where a message goes."""
-
-    ASKED = "asked"
-    """From D to P."""
-    ANSWERED = "answered"
-    """From P to D."""
-
-
-Tamper = Callable[[Way, int, Frames], Sequence[Frames]]
-"""What to pass on in place of the n-th message (from 0) of its way; nothing drops it."""
 
 
 def endpoint(host: str, port: int) -> str:
@@ -31,34 +19,11 @@ def endpoint(host: str, port: int) -> str:
     return f"tcp://{host}:{port}"
 
 
-def untouched(way: Way, index: int, frames: Frames) -> Sequence[Frames]:
-    """Passes everything."""
-    return [frames]
-
-
-def silence(way: Way, index: int, frames: Frames) -> Sequence[Frames]:
-    """Passes nothing."""
-    return []
-
-
-def answers(change: Callable[[Frames], Sequence[Frames]]) -> Tamper:
-    """Passes what D asks, and changes what P answers."""
-
-    def tamper(way: Way, index: int, frames: Frames) -> Sequence[Frames]:
-        return change(frames) if way is Way.ANSWERED else [frames]
-
-    return tamper
-
-
 class Interposer:
-    """Listens in P's place and passes D's messages on to P, and P's answers back.
+    """Passes messages on, as `Between`.
 
     Args:
         upstream: host and port where P really listens.
-        tamper: what happens on the way; may be set anew at any time.
-
-    Attributes:
-        address: host and port for D.
     """
 
     def __init__(self, upstream: tuple[str, int], tamper: Tamper = untouched) -> None:
@@ -80,11 +45,9 @@ class Interposer:
         self._thread.start()
 
     def messages(self, way: Way) -> list[Frames]:
-        """All that came that way so far, before tampering."""
         return [frames for _, frames in list(self._passed[way])]
 
     def repeat_answers(self) -> None:
-        """Give every answer of P's to D again, as P gave it; returns when that is done."""
         self._order(b"repeat")
 
     def close(self) -> None:
@@ -134,7 +97,7 @@ class Interposer:
 
 
 class RawPeers:
-    """Peers that send whatever they like to a listener.
+    """DEALERs, as `Strangers`.
 
     Args:
         address: host and port of the listener.
@@ -151,17 +114,27 @@ class RawPeers:
         self._peers[peer].send_multipart(frames)
 
     def answer(self, peer: int = 0, seconds: float = 5.0) -> Frames | None:
-        """The next message from the listener; None: there was none in that time."""
         if not self._peers[peer].poll(round(1000 * seconds)):
             return None
         return self._peers[peer].recv_multipart()
 
+    def is_answered_after(self, junk: Frames, question: Frames, seconds: float) -> bool:
+        """It is by two answers, as one may be a refusal of the junk; asked more than once, as the
+        listener may drop a connection."""
+        self.send(junk)
+        answers = 0
+        deadline = time.monotonic() + seconds
+        while answers < 2 and time.monotonic() < deadline:
+            self.send(question)
+            self.send(question)
+            while answers < 2 and self.answer(seconds=0.5):
+                answers += 1
+        return answers == 2
+
     def vanish(self) -> None:
-        """Be gone, as soon as what was sent is on its way and before any answer is read."""
         for peer in self._peers:
             peer.close(linger=1000)
         self._peers.clear()
 
     def close(self) -> None:
-        """Give all back. Harmless twice."""
         self._context.destroy()

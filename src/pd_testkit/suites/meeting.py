@@ -7,23 +7,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pd_testkit.contract import HandOff, Load, Role, Target, WorkerSpec
+from pd_testkit.contract import Capabilities, HandOff, Load, Role, Target, WorkerSpec
 from pd_testkit.suites.hosts import apart
+from pd_testkit.suites.pair_target import PairTarget, Specs
+from pd_testkit.suites.relay import PlainPeers, Relay
+from pd_testkit.suites.tampering import untouched
 
 if TYPE_CHECKING:
     from pd_testkit.contract.drivers import Pair
     from pd_testkit.fabric import Fabric
-    from pd_testkit.suites.interposer import Interposer, RawPeers, Tamper
+    from pd_testkit.suites.tampering import Between, Strangers, Tamper
 
-SPEC = WorkerSpec(num_blocks=8, patience_s=20.0)
-"""A worker whose patience no test waits out."""
-HASTY = replace(SPEC, patience_s=0.3)
-"""One whose patience is waited out."""
+HASTE_S = 0.3
+"""Patience that is waited out, where the target can have so little."""
 REMOTE, LOCAL = (5, 2), (1, 6)
 """P's blocks of a prompt, and D's."""
 ASIDE = (3, 4)
@@ -40,7 +40,7 @@ class Meeting:
         pair: Pair,
         fabric: Fabric | None,
         engines: int,
-        reports_failures: bool,
+        can: Capabilities,
         deadline_s: float,
         taken: ExitStack,
     ) -> None:
@@ -49,7 +49,7 @@ class Meeting:
         self._fabric = fabric
         self.received: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
-        self._reports_failures = reports_failures
+        self.can = can
         self._taken = taken
         for engine in range(engines):
             self.fill(engine)
@@ -137,7 +137,7 @@ class Meeting:
         ``other``, started after it, does not find received once the network is idle is taken for
         failed.
         """
-        if not self._reports_failures:
+        if not self.can.failure_reporting:
             after = f"after {request_id}"
             source = self.hand_off(after, other)
             self.pair.load([Load(after, ASIDE, source)], seconds=RETURN_S)
@@ -196,55 +196,72 @@ class Meeting:
 
     # -- who stands between ------------------------------------------------------------------
 
-    def between(self, tamper: Tamper | None = None, engine: int = 0) -> Interposer:
+    def between(self, tamper: Tamper = untouched, engine: int = 0) -> Between:
         """Somebody who listens in place of that P engine's worker."""
-        from pd_testkit.suites.interposer import Interposer, untouched
+        made: Between
+        if self.can.zmq_side_channel:
+            from pd_testkit.suites.interposer import Interposer
 
-        made = Interposer(self.pair.side_channel(engine=engine), tamper or untouched)
+            made = Interposer(self.pair.side_channel(engine=engine), tamper)
+        else:
+            made = Relay(self.pair.side_channel(engine=engine), tamper)
         self._taken.callback(made.close)
         return made
 
-    def raw(self, count: int = 1, engine: int = 0) -> RawPeers:
+    def strangers(self, count: int = 1, engine: int = 0) -> Strangers:
         """Peers that send whatever they like to that P engine's worker."""
-        from pd_testkit.suites.interposer import RawPeers
+        made: Strangers
+        if self.can.zmq_side_channel:
+            from pd_testkit.suites.interposer import RawPeers
 
-        made = RawPeers(self.pair.side_channel(engine=engine), count)
+            made = RawPeers(self.pair.side_channel(engine=engine), count)
+        else:
+            made = PlainPeers(self.pair.side_channel(engine=engine), count)
         self._taken.callback(made.close)
         return made
 
 
-def by_way_of(interposer: Interposer, source: HandOff) -> HandOff:
-    """The hand-off that leads D to the interposer."""
-    host, port = interposer.address
+def by_way_of(between: Between, source: HandOff) -> HandOff:
+    """The hand-off that leads D to who stands between."""
+    host, port = between.address
     return source.with_(host=host, handshake_port=port)
 
 
-class Meets:
+class Meets(PairTarget):
     """Gives a suite its meetings."""
 
     @pytest.fixture
     def meeting(
-        self, make: Callable[..., Pair], target: Target, deadline_s: float
+        self,
+        make: Callable[..., Pair],
+        target: Target,
+        spec: Specs,
+        mode: str,
+        deadline_s: float,
     ) -> Iterator[Callable[..., Meeting]]:
-        """``meeting(*prefill specs, decode=spec)``: one P engine like D's without any.
+        """``meeting(*prefill specs, decode=spec)``: without specs so many P engines like D's.
 
         Each P engine has a host of its own, but for ``one_host=True``.
         """
         with ExitStack() as taken:
 
             def build(
-                *prefill: WorkerSpec, decode: WorkerSpec = SPEC, one_host: bool = False
+                *prefill: WorkerSpec,
+                decode: WorkerSpec | None = None,
+                engines: int = 1,
+                one_host: bool = False,
             ) -> Meeting:
+                decode = decode or spec()
                 fabric = None
                 if target.capabilities.fabric:
                     from pd_testkit.fabric import Fabric
 
                     fabric = Fabric()
-                engines = prefill or (decode,)
+                producers = prefill or (decode,) * engines
                 if not one_host:
-                    engines = apart(engines)
-                pair = make(engines, decode, fabric=fabric)
-                reports = target.capabilities.failure_reporting
-                return Meeting(pair, fabric, len(engines), reports, deadline_s, taken)
+                    producers = apart(producers)
+                pair = make(producers, decode, mode=mode, fabric=fabric)
+                can = target.capabilities
+                return Meeting(pair, fabric, len(producers), can, deadline_s, taken)
 
             yield build

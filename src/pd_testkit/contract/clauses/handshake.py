@@ -1,10 +1,16 @@
-"""The side channel between P and D: how workers meet. Clauses HSK."""
+"""The side channel between P and D: how workers meet. Clauses HSK.
+
+They hold for a side channel of any protocol, and whoever moves the bytes. What is changed, repeated
+or made up message by message needs the capability ``zmq_side_channel``.
+"""
 
 from __future__ import annotations
 
 from pd_testkit.contract.capabilities import Capability
 from pd_testkit.contract.clause import Clause, Layer
 
+_READ = frozenset({Capability.READ_MODE})
+_ZMQ = frozenset({Capability.ZMQ_SIDE_CHANNEL})
 _FAILURES = frozenset({Capability.FAILURE_REPORTING})
 _RESTARTS = frozenset({Capability.FAILURE_REPORTING, Capability.WORKER_RESTART})
 
@@ -31,12 +37,13 @@ _ACQUAINTANCE = (
         "After the handshake D knows exactly the memory of each of P's K and V caches.",
         "A layer is read from another's memory, or from beyond a region.",
         ("sgl-project/sglang#31968",),
+        needs=_READ,
     ),
     _clause(
         3,
         "After the handshake D knows exactly the memory of each of P's latent caches.",
         "MLA models decode from what is not their KV.",
-        needs=frozenset({Capability.MLA}),
+        needs=_READ | {Capability.MLA},
     ),
     _clause(
         4,
@@ -73,11 +80,13 @@ _LISTENER = (
         9,
         "A message of an unknown type does not end P's listener.",
         "One port scan or one client of another build, and no D can meet this P again.",
+        needs=_ZMQ,
     ),
     _clause(
         10,
         "A message with frames too few, too many, cut off or changed does not end P's listener.",
         "One malformed message, and no D can meet this P again.",
+        needs=_ZMQ,
     ),
     _clause(
         11,
@@ -86,7 +95,7 @@ _LISTENER = (
     ),
     _clause(
         12,
-        "Connections that vanish, or that speak no ZMQ, do not end P's listener.",
+        "Connections that vanish, or that speak another protocol, do not end P's listener.",
         "A health check on the port, or a D that dies in its handshake, takes P out of service.",
         ("vllm-project/vllm#58063",),
     ),
@@ -101,6 +110,7 @@ _LISTENER = (
         "A completion that comes a second time is not reported again by P.",
         "P frees blocks that belong to another request by now, or its engine asserts.",
         ("vllm-project/vllm#57570", "vllm-project/vllm#46874"),
+        needs=_ZMQ,
     ),
 )
 
@@ -122,6 +132,7 @@ _REFUSAL = (
         "An answer with frames missing, empty or out of order fails the load, and D goes on.",
         "A peer of another build hangs or ends the decode engine.",
         ("vllm-project/vllm#29503",),
+        needs=_ZMQ,
     ),
     _clause(
         18,
@@ -235,6 +246,7 @@ _SILENCE = (
         35,
         "An answer that comes a second time changes nothing.",
         "Known peers are lost or met twice after a hiccup of the network.",
+        needs=_ZMQ,
     ),
 )
 
