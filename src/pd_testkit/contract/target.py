@@ -233,7 +233,9 @@ def _provides(driver: Any, protocol: type, name: str) -> bool:
     """Whether the driver has the member itself, not only by inheriting the Protocol's."""
     inherited = vars(protocol).get(name)
     return hasattr(driver, name) and (
-        inherited is None or getattr(type(driver), name, None) is not inherited
+        inherited is None
+        or name in vars(driver)
+        or getattr(type(driver), name, None) is not inherited
     )
 
 

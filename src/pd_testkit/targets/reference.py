@@ -19,7 +19,7 @@ class ReferenceTarget(Target):
     """`pd_testkit.reference`. Each unit is imported when its first driver is made."""
 
     name = "reference"
-    units = tuple(unit for unit in Unit if unit is not Unit.POLLING)
+    units = tuple(Unit)
     capabilities = Capabilities(
         read_mode=True,
         write_mode=True,
@@ -142,6 +142,13 @@ class ReferenceTarget(Target):
         from pd_testkit.targets.reference_flow import ProxyServerDriver
 
         return ProxyServerDriver(instances, options)
+
+    def rooms(
+        self, prefill: WorkerSpec, decode: WorkerSpec, *, fabric: Fabric | None = None
+    ) -> drivers.Rooms:
+        from pd_testkit.targets.reference_rooms import RoomsDriver
+
+        return RoomsDriver(prefill, decode, fabric)
 
 
 def target(choice: Choice) -> Target:
