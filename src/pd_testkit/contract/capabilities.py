@@ -27,6 +27,7 @@ class Capability(str, Enum):
     PREFIX_AWARE_MATCH = "prefix_aware_match"
     CHUNKED_PREFILL = "chunked_prefill"
     TRANSFER_IDS = "transfer_ids"
+    TRANSFER_ID_MAP = "transfer_id_map"
     SAVE = "save"
     CONNECTOR_HOLDS_BLOCKS = "connector_holds_blocks"
     TRANSFER_MODES = "transfer_modes"
@@ -104,6 +105,8 @@ class Capabilities:
     """A prompt longer than the token budget is prefilled over several steps."""
     transfer_ids: bool = False
     """A transfer has an id of its own, P's, apart from D's request id."""
+    transfer_id_map: bool = False
+    """D's scheduler half keeps which request a transfer id means, and tells its workers."""
     save: bool = False
     """Metadata carries requests to save (push to a peer or a store) as well as to receive."""
     connector_holds_blocks: bool = False

@@ -4,13 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pd_testkit.contract import EngineSpec, HandOff, Request, Role, SchedulerSide, TransferMeta
+import pytest
+
+from pd_testkit.contract import (
+    EngineSpec,
+    HandOff,
+    Request,
+    Role,
+    SchedulerSide,
+    Target,
+    TransferMeta,
+)
+from pd_testkit.suites.base import Suite
 from pd_testkit.suites.requests import BLOCK_SIZE
 
 Make = Callable[..., SchedulerSide]
+Loads = Callable[[TransferMeta, Sequence[tuple[int, int]]], bool]
 
 PRODUCER = EngineSpec(role=Role.PRODUCER, block_size=BLOCK_SIZE)
 CONSUMER = EngineSpec(role=Role.CONSUMER, block_size=BLOCK_SIZE)
+
+
+class SchedulerClauses(Suite):
+    @pytest.fixture
+    def loads(self, target: Target) -> Loads:
+        """Whether a transfer is of these (D's block, P's block) pairs and no others.
+
+        Where D's load does not name P's blocks, as P looks them up itself, D's alone are looked at.
+        """
+
+        def loads(meta: TransferMeta, pairs: Sequence[tuple[int, int]]) -> bool:
+            if target.capabilities.hand_off_blocks:
+                return meta.pairs == tuple(pairs)
+            return meta.local_block_ids == tuple(local for local, _ in pairs)
+
+        return loads
 
 
 def admit(

@@ -5,12 +5,19 @@ from __future__ import annotations
 from contextlib import suppress
 
 from pd_testkit.contract import HandOff
-from pd_testkit.suites.base import Suite, clause
+from pd_testkit.suites.base import clause
 from pd_testkit.suites.requests import SOURCE, local, remote
-from pd_testkit.suites.scheduler_flow import CONSUMER, Make, admit, received
+from pd_testkit.suites.scheduler_flow import (
+    CONSUMER,
+    Loads,
+    Make,
+    SchedulerClauses,
+    admit,
+    received,
+)
 
 
-class LifeClauses(Suite):
+class LifeClauses(SchedulerClauses):
     # -- lives of requests -------------------------------------------------------------------
 
     @clause("SCH-033")
@@ -25,17 +32,15 @@ class LifeClauses(Suite):
         assert dict(ids.by_transfer) == {9002: "d-2"}, "d-1 is finished, d-2 is not"
 
     @clause("SCH-034")
-    def test_each_sibling_of_a_hand_off_is_loaded(self, make: Make):
+    def test_each_sibling_of_a_hand_off_is_loaded(self, make: Make, loads: Loads):
         side = make(CONSUMER)
         for child in range(3):
             admit(side, remote(f"d-{child}"), [3 * child, 3 * child + 1, 3 * child + 2])
         receive = side.build_metadata().receive
         assert set(receive) == {"d-0", "d-1", "d-2"}, "three samples of one prompt"
         for child in range(3):
-            local_blocks = [pair[0] for pair in receive[f"d-{child}"].pairs]
-            remote_blocks = [pair[1] for pair in receive[f"d-{child}"].pairs]
-            assert local_blocks == [3 * child, 3 * child + 1, 3 * child + 2], "its own blocks"
-            assert remote_blocks == [40, 17, 33], "all from the same blocks of P"
+            pairs = [(3 * child, 40), (3 * child + 1, 17), (3 * child + 2, 33)]
+            assert loads(receive[f"d-{child}"], pairs), "into its own, from the same blocks of P"
 
     @clause("SCH-035")
     def test_a_finished_sibling_leaves_the_others_mapped(self, make: Make):
@@ -51,32 +56,33 @@ class LifeClauses(Suite):
             assert dict(ids.by_transfer) == {9001: last}, f"{last} still waits for its KV"
 
     @clause("SCH-036")
-    def test_reused_request_id_is_loaded_from_its_own_source(self, make: Make):
+    def test_reused_request_id_is_loaded_from_its_own_source(self, make: Make, loads: Loads):
         side = make(CONSUMER)
         admit(side, remote(), [0, 1, 2])
         received(side, "d-1")
         side.finished("d-1", [0, 1, 2])
         admit(side, remote(source=SOURCE.with_(block_ids=(1, 2, 3), transfer_id=9002)), [6, 7, 8])
-        assert received(side, "d-1").pairs == ((6, 1), (7, 2), (8, 3)), "the new request's blocks"
+        pairs = [(6, 1), (7, 2), (8, 3)]
+        assert loads(received(side, "d-1"), pairs), "the new request's blocks"
 
     @clause("SCH-037")
-    def test_request_aborted_before_the_step_is_not_loaded(self, make: Make):
+    def test_request_aborted_before_the_step_is_not_loaded(self, make: Make, loads: Loads):
         side = make(CONSUMER)
         admit(side, remote("d-1"), [0, 1, 2])
         admit(side, remote("d-2", source=SOURCE.with_(transfer_id=9002)), [3, 4, 5])
         side.aborted("d-1", [0, 1, 2])
         receive = side.build_metadata().receive
-        assert "d-1" not in receive or not receive["d-1"].pairs, "its blocks are free by now"
-        assert len(receive["d-2"].pairs) == 3, "d-2 is loaded as before"
+        assert "d-1" not in receive or loads(receive["d-1"], []), "its blocks are free by now"
+        assert loads(receive["d-2"], [(3, 40), (4, 17), (5, 33)]), "d-2 is loaded as before"
 
     @clause("SCH-038")
-    def test_producer_hears_of_a_request_that_was_never_admitted(self, make: Make):
+    def test_producer_hears_of_a_request_that_was_never_admitted(self, make: Make, loads: Loads):
         side = make(CONSUMER)
         side.add(remote())
         side.match("d-1")
         side.aborted("d-1", [])
         meta = received(side, "d-1")
-        assert meta.pairs == (), "there is nothing to load"
+        assert loads(meta, []), "there is nothing to load"
         assert meta.remote_host == "192.0.2.7", "the workers must know whom to tell"
 
     @clause("SCH-039")
@@ -90,7 +96,7 @@ class LifeClauses(Suite):
         assert not ids.by_transfer, "d-1 is gone"
 
     @clause("SCH-040")
-    def test_malformed_hand_off_harms_nobody_else(self, make: Make):
+    def test_malformed_hand_off_harms_nobody_else(self, make: Make, loads: Loads):
         malformed = {
             "empty": HandOff(),
             "no blocks": SOURCE.with_(block_ids=None),
@@ -102,8 +108,9 @@ class LifeClauses(Suite):
                 admit(side, remote("bad", source=source), [0, 1, 2])
             admit(side, remote("good"), [3, 4, 5])
             receive = side.build_metadata().receive
-            assert len(receive["good"].pairs) == 3, f"beside a hand-off with {what}"
-            assert "bad" not in receive or not receive["bad"].pairs, f"nothing to load: {what}"
+            good = [(3, 40), (4, 17), (5, 33)]
+            assert loads(receive["good"], good), f"beside a hand-off with {what}"
+            assert "bad" not in receive or loads(receive["bad"], []), f"nothing to load: {what}"
 
     # -- any history -------------------------------------------------------------------------
 

@@ -22,8 +22,9 @@ class ProducerClauses(Suite):
         assert hand_off.engine_id, "D must know which engine to connect to"
         assert hand_off.engine_id != "None", "the engine id is the text of a missing one"
         assert hand_off.host, "D must know P's host"
-        assert hand_off.port is not None, "D must know P's port"
-        assert 0 < hand_off.port < 65536, "P's port is a TCP port"
+        ports = [port for port in (hand_off.port, hand_off.handshake_port) if port is not None]
+        assert ports, "D must know P's port"
+        assert all(0 < port < 65536 for port in ports), f"P's ports are TCP ports: {ports}"
 
     @clause("SCH-017")
     def test_hand_off_includes_the_partial_last_block(self, make: Make):

@@ -10,6 +10,7 @@ from typing import Any
 
 from pd_testkit.contract import HandOff, RequestId, StepMetadata, TransferMeta
 from pd_testkit.reference.metadata import REQUIRED_PARAMS, ConnectorMetadata, RemoteTransfer
+from pd_testkit.targets.arguments import spoil
 
 _WIRE_NAMES = {
     "engine_id": "remote_engine_id",
@@ -72,6 +73,7 @@ class MetadataDriver:
 
     def __init__(self) -> None:
         self._metadata = ConnectorMetadata()
+        self._queued: dict[RequestId, tuple[Sequence[int], Mapping[str, Any]]] = {}
 
     def params(self, hand_off: HandOff) -> dict[str, Any]:
         return params_of(hand_off)
@@ -79,15 +81,20 @@ class MetadataDriver:
     def add_receive(
         self, request_id: RequestId, block_ids: Sequence[int], params: Mapping[str, Any]
     ) -> None:
+        self._queued[request_id] = block_ids, params
         self._metadata.add_receive(request_id, block_ids, params)
 
     def add_save(
         self, request_id: RequestId, block_ids: Sequence[int], params: Mapping[str, Any]
     ) -> None:
+        self._queued[request_id] = block_ids, params
         self._metadata.add_save(request_id, block_ids, params)
 
     def map_transfer_id(self, request_id: RequestId, transfer_id: int) -> None:
         self._metadata.map_transfer_id(request_id, transfer_id)
+
+    def spoil(self, request_id: RequestId) -> dict[str, Any]:
+        return spoil(*self._queued[request_id])
 
     def snapshot(self) -> StepMetadata:
         return step_metadata(self._metadata.snapshot())

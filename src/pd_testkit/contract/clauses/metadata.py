@@ -7,6 +7,7 @@ from pd_testkit.contract.clause import Clause
 
 _SAVE = frozenset({Capability.SAVE})
 _TRANSFER_IDS = frozenset({Capability.TRANSFER_IDS})
+_TRANSFER_ID_MAP = frozenset({Capability.TRANSFER_ID_MAP})
 _TP = frozenset({Capability.TP})
 _DP = frozenset({Capability.DP})
 
@@ -19,7 +20,7 @@ CLAUSES: tuple[Clause, ...] = (
     ),
     Clause(
         "META-002",
-        "A receive carries P's host, port and handshake port.",
+        "A receive carries P's address as the hand-off gives it: host, port and handshake port.",
         "D asks a wrong address and waits until it gives up.",
         ("vllm-project/vllm#53579",),
     ),
@@ -164,7 +165,6 @@ CLAUSES: tuple[Clause, ...] = (
         "A snapshot does not change when more is queued, and takes nothing out of the queue.",
         "The workers' view of a step changes under their hands.",
         ("vllm-project/vllm-ascend#14055",),
-        _TRANSFER_IDS,
     ),
     Clause(
         "META-026",
@@ -182,7 +182,7 @@ CLAUSES: tuple[Clause, ...] = (
         "The mapping from request id to transfer id passes through, whatever the ids.",
         "A completion under P's id cannot be told to D's request.",
         ("vllm-project/vllm#43066", "vllm-project/vllm#46874"),
-        _TRANSFER_IDS,
+        _TRANSFER_ID_MAP,
     ),
     Clause(
         "META-029",

@@ -9,6 +9,8 @@ _ABORT = frozenset({Capability.ABORT})
 _PREEMPTION = frozenset({Capability.PREEMPTION})
 _PREFIX_AWARE_MATCH = frozenset({Capability.PREFIX_AWARE_MATCH})
 _TRANSFER_IDS = frozenset({Capability.TRANSFER_IDS})
+_TRANSFER_ID_MAP = frozenset({Capability.TRANSFER_ID_MAP})
+_HAND_OFF_BLOCKS = frozenset({Capability.HAND_OFF_BLOCKS})
 _TP = frozenset({Capability.TP})
 _DP = frozenset({Capability.DP})
 _CONNECTOR_HOLDS_BLOCKS = frozenset({Capability.CONNECTOR_HOLDS_BLOCKS})
@@ -17,8 +19,9 @@ CLAUSES: tuple[Clause, ...] = (
     # -- match ---------------------------------------------------------------------------------
     Clause(
         "SCH-001",
-        "A remote prefill on D matches its whole prompt, to be loaded asynchronously.",
-        "Less would be computed again on D without a word; a synchronous load stalls the batch.",
+        "A remote prefill on D matches its whole prompt, to be loaded asynchronously; or, to be "
+        "loaded in the step that computes the last token, all but that one.",
+        "Less would be computed again on D without a word.",
         ("vllm-project/vllm#42644",),
     ),
     Clause(
@@ -56,7 +59,7 @@ CLAUSES: tuple[Clause, ...] = (
         "Getting blocks on D maps the request to P's transfer id, in both directions.",
         "A completion under P's id finds no request, which then waits for ever.",
         ("vllm-project/vllm#43066",),
-        _TRANSFER_IDS,
+        _TRANSFER_ID_MAP,
     ),
     Clause(
         "SCH-008",
@@ -103,57 +106,62 @@ CLAUSES: tuple[Clause, ...] = (
         "SCH-015",
         "P's hand-off names the prompt's blocks, in prompt order.",
         "D reads other blocks, or the right ones in the wrong order: a wrong answer.",
+        needs=_HAND_OFF_BLOCKS,
     ),
     Clause(
         "SCH-016",
         "P's hand-off says where P is: engine id, host and port.",
         "D cannot reach P, and recomputes the prompt or fails.",
         ("vllm-project/vllm#27083",),
+        needs=_HAND_OFF_BLOCKS,
     ),
     Clause(
         "SCH-017",
         "P's hand-off of a prompt that ends within a block includes that block.",
         "The prompt's last tokens are lost: D attends to garbage.",
         ("vllm-project/vllm#18591", "vllm-project/vllm#33092"),
+        needs=_HAND_OFF_BLOCKS,
     ),
     Clause(
         "SCH-018",
         "Two hand-offs of one P have different transfer ids.",
         "The end of one transfer frees the blocks of the other.",
         ("sgl-project/sglang#17259",),
-        _TRANSFER_IDS,
+        _HAND_OFF_BLOCKS | _TRANSFER_IDS,
     ),
     Clause(
         "SCH-019",
         "P's hand-off carries P's TP size.",
         "D takes its default for it and reads from the wrong ranks; accuracy is about 0.",
         ("vllm-project/vllm#47764", "vllm-project/vllm#32291"),
-        _TP,
+        _HAND_OFF_BLOCKS | _TP,
     ),
     Clause(
         "SCH-020",
         "P's hand-off carries P's DP rank.",
         "D reads another rank's blocks of the same ids.",
         ("vllm-project/vllm#53579", "ai-dynamo/dynamo#9936"),
-        _DP,
+        _HAND_OFF_BLOCKS | _DP,
     ),
     Clause(
         "SCH-021",
         "A producer's request that was not meant for remote decode gives no hand-off.",
         "Nobody comes for its blocks, which P keeps for ever.",
+        needs=_HAND_OFF_BLOCKS,
     ),
     Clause(
         "SCH-022",
         "A consumer's finished request gives no hand-off.",
         "Its blocks are freed at once: whoever follows the hand-off reads another request's KV.",
         ("vllm-project/vllm#47021",),
+        needs=_HAND_OFF_BLOCKS,
     ),
     Clause(
         "SCH-023",
         "An aborted request of P gives no hand-off.",
         "D would load blocks that were freed, or never filled.",
         ("vllm-project/vllm#50297",),
-        _ABORT,
+        _HAND_OFF_BLOCKS | _ABORT,
     ),
     Clause(
         "SCH-024",
@@ -174,13 +182,14 @@ CLAUSES: tuple[Clause, ...] = (
         "What P hands off is what D's workers are told: P's blocks, address and ids.",
         "A field that gets lost between the two is replaced by a default, and D reads elsewhere.",
         ("vllm-project/vllm#47764", "vllm-project/vllm#27083"),
+        needs=_HAND_OFF_BLOCKS,
     ),
     Clause(
         "SCH-027",
         "D's workers are told P's TP size, not D's.",
         "All of D's ranks read P's rank 0.",
         ("vllm-project/vllm#47764",),
-        frozenset({Capability.TP_ASYMMETRY}),
+        _HAND_OFF_BLOCKS | frozenset({Capability.TP_ASYMMETRY}),
     ),
     # -- which block goes where ----------------------------------------------------------------
     Clause(
@@ -208,12 +217,14 @@ CLAUSES: tuple[Clause, ...] = (
         "When D has a block more than P handed over, the pairs still begin at the prompt's start.",
         "An appended token shifts every block by one place.",
         ("vllm-project/vllm#50558",),
+        needs=_HAND_OFF_BLOCKS,
     ),
     Clause(
         "SCH-032",
         "When P's table has grown past the prompt, the pairs still begin at the prompt's start.",
         "D's blocks are filled with the KV of later positions.",
         ("vllm-project/vllm#30358",),
+        needs=_HAND_OFF_BLOCKS,
     ),
     # -- lives of requests ---------------------------------------------------------------------
     Clause(
@@ -221,7 +232,7 @@ CLAUSES: tuple[Clause, ...] = (
         "When a consumer's request finishes, its transfer id mapping goes.",
         "The mapping grows with every request served.",
         (),
-        _TRANSFER_IDS,
+        _TRANSFER_ID_MAP,
     ),
     Clause(
         "SCH-034",
@@ -234,7 +245,7 @@ CLAUSES: tuple[Clause, ...] = (
         "Of several requests with the same hand-off, one that finishes leaves the others' mapping.",
         "The siblings' completions find no request.",
         ("vllm-project/vllm#43509",),
-        _TRANSFER_IDS,
+        _TRANSFER_ID_MAP,
     ),
     Clause(
         "SCH-036",
@@ -261,7 +272,7 @@ CLAUSES: tuple[Clause, ...] = (
         "An aborted request leaves no transfer id mapping.",
         "A late completion is given to a request that is gone.",
         ("vllm-project/vllm#46874",),
-        _ABORT | _TRANSFER_IDS,
+        _ABORT | _TRANSFER_ID_MAP,
     ),
     Clause(
         "SCH-040",
@@ -276,7 +287,7 @@ CLAUSES: tuple[Clause, ...] = (
         "requests that live.",
         "Completions go to the wrong request, or to none.",
         ("vllm-project/vllm#46874",),
-        _TRANSFER_IDS,
+        _TRANSFER_ID_MAP,
     ),
     Clause(
         "SCH-042",

@@ -69,7 +69,15 @@ class Metadata(Protocol):
         """Queue a save from local ``block_ids``. Capability ``save``."""
 
     def map_transfer_id(self, request_id: RequestId, transfer_id: int) -> None:
-        """Record that P knows the request by ``transfer_id``. Capability ``transfer_ids``."""
+        """Record that P knows the request by ``transfer_id``. Capability
+        ``transfer_id_map``."""
+
+    def spoil(self, request_id: RequestId) -> dict[str, Any]:
+        """The caller goes on with what it queued the request with: it gives the parameters as
+        they are now, then empties them, the lists in them, and the list of block ids.
+
+        Not a call of the target's.
+        """
 
     def snapshot(self) -> StepMetadata:
         """What the workers would get now."""
@@ -104,7 +112,7 @@ class SchedulerSide(Protocol):
         """The request lost its blocks and will be resumed. Capability ``preemption``."""
 
     def transfer_ids(self) -> TransferIds:
-        """Both directions of the mapping. Capability ``transfer_ids``."""
+        """Both directions of the mapping. Capability ``transfer_id_map``."""
 
 
 class EngineScheduler(Protocol):
