@@ -259,8 +259,8 @@ class Exchange:
         self._connection = None
         body = b"".join(self._body)
         self._passed = len(body)
-        self._route.finished(now, ok=True)
-        self._end(_outcome(self._head.status), self._head.status, now)
+        self._look_on(body)
+        self._finish(now)
         self._client.send(self._client_head(self._head, len(body)) + body)
         self._client.end()
 
@@ -269,8 +269,6 @@ class Exchange:
         assert self._head is not None
         self._passing = True
         fields = self._head.headers
-        if self._head.is_event_stream and self._head.status < 400:
-            self._events = EventStream()
         length = fields.get("content-length")
         self._chunked = length is None and not self._request.http10
         if length is None and not self._chunked:
@@ -302,9 +300,7 @@ class Exchange:
             return
         assert self._head is not None
         self._connection = None
-        self._route.finished(now, ok=True)
-        failed = self._events is not None and not self._events.complete
-        self._end("broken" if failed else _outcome(self._head.status), self._head.status, now)
+        self._finish(now)
         if self._chunked:
             data += framing.LAST_CHUNK
         if data:
@@ -313,9 +309,23 @@ class Exchange:
 
     def _framed(self, body: bytes) -> bytes:
         self._passed += len(body)
+        self._look_on(body)
+        return framing.chunk(body) if self._chunked and body else body
+
+    def _look_on(self, body: bytes) -> None:
+        """What passes by tells whether the answer is whole."""
+        assert self._head is not None
+        if self._events is None and self._head.is_event_stream and self._head.status < 400:
+            self._events = EventStream()
         if self._events is not None and body:
             self._events.feed(body)
-        return framing.chunk(body) if self._chunked and body else body
+
+    def _finish(self, now: float) -> None:
+        """D has said all that it had to say."""
+        assert self._head is not None
+        self._route.finished(now, ok=True)
+        failed = self._events is not None and not self._events.complete
+        self._end("broken" if failed else _outcome(self._head.status), self._head.status, now)
 
     def _first_byte(self, now: float) -> None:
         if self._first_at is None:
@@ -349,7 +359,6 @@ class Exchange:
         self._route.finished(now, ok=False)
         self._tell_p(now)
         self._end("broken", self._head.status, now)
-        self._events = None
         if self._head.is_event_stream and "content-length" not in self._head.headers:
             self._client.send(self._framed(framing.event(refusal.body)))
         self._client.cut()

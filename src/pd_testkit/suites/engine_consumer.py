@@ -12,9 +12,11 @@ from pd_testkit.suites.engine_flow import (
     computed,
     consumer,
     ended,
+    is_from,
     loads_of,
     park,
     received,
+    run_loaded,
     turn,
     turns,
     until,
@@ -106,9 +108,10 @@ class ConsumerClauses(Suite):
         for tokens in (BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1):
             engine = make(consumer())
             source = source_of(tokens)
-            park(engine, remote(tokens=tokens, source=source, max_tokens=2 * BLOCK_SIZE))
-            received(engine, "d-1")
-            generated = 0
+            ran = run_loaded(
+                engine, remote(tokens=tokens, source=source, max_tokens=2 * BLOCK_SIZE)
+            )
+            generated = len(computed(ran, "d-1"))
             for _ in range(2 * BLOCK_SIZE + PATIENCE):
                 step = engine.step()
                 if step.scheduled.get("d-1"):
@@ -208,7 +211,7 @@ class ConsumerClauses(Suite):
         received(engine, "d-1")
         source = source_of(8, 9002)
         load = park(engine, remote(tokens=8, source=source, first=500))
-        assert [pair[1] for pair in load.pairs] == list(source.block_ids or ()), "its own source"
+        assert is_from(load, source), "its own source"
         assert computed(turns(engine), "d-1") == [], "the second d-1 waits for its own load"
         received(engine, "d-1")
         until(engine, ended(engine, "d-1"))
@@ -218,8 +221,7 @@ class ConsumerClauses(Suite):
     def test_finished_request_frees_its_blocks(self, make: Make):
         engine = make(consumer())
         pool = engine.free_blocks()
-        park(engine, remote())
-        received(engine, "d-1")
+        run_loaded(engine, remote())
         engine.add(local(first=500))
         until(engine, ended(engine, "d-1", "l-1"))
         assert_all_free(engine, pool)
@@ -244,7 +246,7 @@ class ConsumerClauses(Suite):
         engine = make(consumer(chunked_prefill=True, max_batch_tokens=2 * BLOCK_SIZE))
         tokens = 5 * BLOCK_SIZE
         load = park(engine, remote(tokens=tokens, source=source_of(tokens)))
-        assert len(load.pairs) == 5, "the whole prompt is loaded at once"
+        assert len(load.local_block_ids) == 5, "the whole prompt is loaded at once"
         received(engine, "d-1")
         assert computed(until(engine, ended(engine, "d-1")), "d-1") == [1, 1, 1], "nothing else"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pd_testkit.contract import (
     EngineScheduler,
     EngineSpec,
+    HandOff,
     Request,
     RequestId,
     RequestState,
@@ -85,13 +86,20 @@ def loads_of(steps: Iterable[Step], request_id: RequestId) -> list[TransferMeta]
     return [meta for each, meta in loads(steps) if each == request_id]
 
 
+def is_from(load: TransferMeta, source: HandOff) -> bool:
+    """The load names this hand-off: its blocks, or what P knows the request by."""
+    if load.remote_block_ids:
+        return load.remote_block_ids == source.block_ids
+    return load.transfer_id == source.transfer_id
+
+
 def computed(steps: Iterable[Step], request_id: RequestId) -> list[int]:
     """Tokens computed for the request, in each step that it was part of."""
     return [step.scheduled[request_id] for step in steps if request_id in step.scheduled]
 
 
-def park(engine: EngineScheduler, request: Request) -> TransferMeta:
-    """Add a remote prefill and let it wait for its KV; gives the load that went out."""
+def issue(engine: EngineScheduler, request: Request) -> tuple[TransferMeta, list[Step]]:
+    """Add a remote prefill; gives the load that went out, and the steps until then."""
     engine.add(request)
     steps = turns(engine, 1)
     for _ in range(PATIENCE):
@@ -99,10 +107,25 @@ def park(engine: EngineScheduler, request: Request) -> TransferMeta:
             break
         steps += turns(engine, 1)
     (load,) = loads_of(steps, request.request_id)
+    return load, steps
+
+
+def park(engine: EngineScheduler, request: Request) -> TransferMeta:
+    """Add a remote prefill and let it wait for its KV; gives the load that went out."""
+    load, _ = issue(engine, request)
     assert engine.state(request.request_id) is RequestState.WAITING_FOR_REMOTE_KV, (
         f"{request.request_id}'s load went out"
     )
     return load
+
+
+def run_loaded(engine: EngineScheduler, request: Request) -> list[Step]:
+    """Add a remote prefill and let it run, its KV loaded in the one way or the other."""
+    _, steps = issue(engine, request)
+    if engine.state(request.request_id) is RequestState.WAITING_FOR_REMOTE_KV:
+        received(engine, request.request_id)
+    runs = (RequestState.RUNNING, RequestState.FINISHED)
+    return steps + until(engine, lambda: engine.state(request.request_id) in runs, PATIENCE)
 
 
 def hold(engine: EngineScheduler, request: Request) -> tuple[int, ...]:

@@ -36,6 +36,8 @@ class History:
         self.spec = spec
         self.pool = engine.free_blocks()
         self.requests: list[str] = []
+        self.unsettled: list[str] = []
+        """Those that the engine may still know."""
         self.live_loads: dict[str, tuple[int, ...]] = {}
         """Request id to the local blocks that its load writes."""
         self.unsent: set[str] = set()
@@ -57,6 +59,7 @@ class History:
             request = Request(request_id, prompt(tokens, first), 1, remote_decode=True)
         self.engine.add(request)
         self.requests.append(request_id)
+        self.unsettled.append(request_id)
 
     def turn(self) -> None:
         step = self.engine.step()
@@ -67,7 +70,7 @@ class History:
             assert request_id not in self.unsent, f"{request_id} is over"
         for request_id, meta in loads([step]):
             if self.engine.state(request_id) is RequestState.WAITING_FOR_REMOTE_KV:
-                self.live_loads[request_id] = tuple(local for local, _ in meta.pairs)
+                self.live_loads[request_id] = meta.local_block_ids
         ended = self.engine.complete()
         if self.spec.role is Role.PRODUCER:
             self.unsent.update(each for each in ended if self.engine.hand_off(each) is not None)
@@ -80,7 +83,8 @@ class History:
         if event == "turn":
             self.turn()
             return
-        candidates = [each for each in self.requests if self._can(event, each)]
+        known = self.requests if event == "answer again" else self.unsettled
+        candidates = [each for each in known if self._can(event, each)]
         if not candidates:
             return
         request_id = candidates[number % len(candidates)]
@@ -96,17 +100,19 @@ class History:
                 self.engine.preempt(request_id)
 
     def _can(self, event: str, request_id: str) -> bool:
-        answered = request_id not in self.live_loads and request_id not in self.unsent
-        state = self.engine.state(request_id)
         match event:
             case "answer" | "fail":
-                return not answered
+                return not self._is_answered(request_id)
             case "answer again":
-                return answered
+                return self._is_answered(request_id)
             case "abort":
-                return state is not RequestState.FINISHED
+                return self.engine.state(request_id) is not RequestState.FINISHED
             case _:
-                return state is RequestState.RUNNING and request_id not in self.aborted
+                running = self.engine.state(request_id) is RequestState.RUNNING
+                return running and request_id not in self.aborted
+
+    def _is_answered(self, request_id: str) -> bool:
+        return request_id not in self.live_loads and request_id not in self.unsent
 
     def answer(self, request_id: str, *, succeeds: bool) -> None:
         """The workers are done with the request's load or send."""
@@ -127,9 +133,12 @@ class History:
             assert hand_off is not None
             assert_in_use(counts, hand_off.block_ids or (), f"{request_id} is not sent")
         users: dict[int, int] = {}
-        for request_id in self.requests:
-            for block in self.engine.block_table(request_id):
+        for request_id in list(self.unsettled):
+            table = self.engine.block_table(request_id)
+            for block in table:
                 users[block] = users.get(block, 0) + 1
+            if not table and self.engine.state(request_id) is RequestState.FINISHED:
+                self.unsettled.remove(request_id)
         shared = [block for block, count in users.items() if count > counts.get(block, 0)]
         assert not shared, f"blocks {shared} are in more tables than they have references"
         if not self.spec.prefix_caching:
@@ -152,7 +161,7 @@ class History:
 
 def events(spec: EngineSpec, capabilities: Capabilities) -> list[str]:
     """What can happen to such an engine; what happens more often is in it more often."""
-    names = ["add local", *["add transfer"] * 3, *["turn"] * 4, *["answer"] * 2, "answer again"]
+    names = ["add local", *["add transfer"] * 3, *["turn"] * 4, *["answer"] * 2]
     names += ["fail"] * (capabilities.failure_reporting and spec.role is Role.CONSUMER)
     names += ["abort"] * capabilities.abort
     names += ["preempt"] * capabilities.preemption
@@ -166,6 +175,7 @@ class HistoryClauses(Suite):
         target: Target,
         for_all: Callable[..., None],
         spec: Callable[..., EngineSpec],
+        *more: str,
     ) -> None:
         from hypothesis import strategies as st
 
@@ -183,7 +193,7 @@ class HistoryClauses(Suite):
                 run.check()
             run.end()
 
-        event = st.sampled_from(events(spec(), target.capabilities))
+        event = st.sampled_from([*events(spec(), target.capabilities), *more])
         for_all(
             check,
             st.lists(st.tuples(event, st.integers(0, 13)), min_size=20, max_size=60),
@@ -195,6 +205,18 @@ class HistoryClauses(Suite):
     def test_consumer_is_idle_after_any_history(self, make: Make, target: Target, for_all):
         self._check(make, target, for_all, consumer)
 
+    @clause("ENG-056")
+    def test_consumer_is_idle_after_late_and_doubled_receives(
+        self, make: Make, target: Target, for_all
+    ):
+        self._check(make, target, for_all, consumer, "answer again")
+
     @clause("ENG-055")
     def test_producer_is_idle_after_any_history(self, make: Make, target: Target, for_all):
         self._check(make, target, for_all, producer)
+
+    @clause("ENG-057")
+    def test_producer_is_idle_after_late_and_doubled_sends(
+        self, make: Make, target: Target, for_all
+    ):
+        self._check(make, target, for_all, producer, "answer again")

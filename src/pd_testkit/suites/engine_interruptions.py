@@ -20,6 +20,7 @@ from pd_testkit.suites.engine_flow import (
     park,
     producer,
     received,
+    run_loaded,
     sent,
     turn,
     turns,
@@ -45,7 +46,9 @@ class InterruptionClauses(Suite):
         steps = turns(engine)
         assert computed(steps, "d-1") == [], "d-1's client is gone"
         assert computed(steps, "l-1") == [], "l-1's client is gone"
-        assert not any(meta.pairs for _, meta in loads(steps)), "there is nobody to load for"
+        assert not any(meta.local_block_ids for _, meta in loads(steps)), (
+            "there is nobody to load for"
+        )
         assert ended(engine, "d-1", "l-1")(), "both are over"
         assert_all_free(engine, pool)
 
@@ -56,7 +59,7 @@ class InterruptionClauses(Suite):
         engine.abort("d-1")
         told = loads_of(turns(engine, 2), "d-1")
         assert len(told) == 1, "P keeps blocks for d-1 until it is told"
-        assert told[0].pairs == (), "there is nothing to load"
+        assert told[0].local_block_ids == (), "there is nothing to load"
         assert told[0].remote_host == "192.0.2.7", "the workers must know whom to tell"
 
     @clause("ENG-035")
@@ -72,8 +75,6 @@ class InterruptionClauses(Suite):
         assert computed(steps, "l-1") == [], "l-1 needs 4 blocks"
         received(engine, "d-1")
         until(engine, ended(engine, "d-1", "l-1"))
-        received(engine, "d-1")
-        turns(engine, 2)
         assert_all_free(engine, pool)
 
     @clause("ENG-036")
@@ -106,11 +107,9 @@ class InterruptionClauses(Suite):
     def test_abort_of_a_running_request_frees_its_blocks(self, make: Make):
         engine = make(consumer())
         pool = engine.free_blocks()
-        park(engine, remote(max_tokens=20))
-        received(engine, "d-1")
+        run_loaded(engine, remote(max_tokens=20))
         engine.add(local(first=500, max_tokens=8))
-        until(engine, lambda: engine.state("d-1") is RUNNING, PATIENCE)
-        turn(engine)
+        turns(engine, 2)
         engine.abort("d-1")
         turns(engine, 2)
         assert engine.state("d-1") is RequestState.FINISHED, "d-1's client is gone"
@@ -166,9 +165,7 @@ class InterruptionClauses(Suite):
     @clause("ENG-042")
     def test_preempted_request_is_not_loaded_again(self, make: Make):
         engine = make(consumer())
-        park(engine, remote())
-        received(engine, "d-1")
-        until(engine, lambda: engine.state("d-1") is RUNNING, PATIENCE)
+        run_loaded(engine, remote())
         engine.preempt("d-1")
         assert engine.state("d-1") is RequestState.WAITING, "d-1 has no blocks"
         steps = until(engine, ended(engine, "d-1"))
@@ -178,9 +175,7 @@ class InterruptionClauses(Suite):
     def test_preempted_request_computes_its_prompt(self, make: Make):
         engine = make(consumer())
         tokens, max_tokens = 12, 6
-        park(engine, remote(max_tokens=max_tokens))
-        received(engine, "d-1")
-        before = until(engine, lambda: engine.state("d-1") is RUNNING, PATIENCE) + turns(engine, 2)
+        before = run_loaded(engine, remote(max_tokens=max_tokens)) + turns(engine, 2)
         generated = len(computed(before, "d-1"))
         engine.preempt("d-1")
         steps = until(engine, ended(engine, "d-1"))
@@ -192,9 +187,7 @@ class InterruptionClauses(Suite):
     def test_preemption_frees_the_blocks(self, make: Make):
         engine = make(consumer())
         pool = engine.free_blocks()
-        park(engine, remote(max_tokens=20))
-        received(engine, "d-1")
-        until(engine, lambda: engine.state("d-1") is RUNNING, PATIENCE)
+        run_loaded(engine, remote(max_tokens=20))
         turn(engine)
         engine.preempt("d-1")
         assert dict(engine.ref_counts()) == {}, "d-1 has no blocks"

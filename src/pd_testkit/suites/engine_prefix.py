@@ -115,7 +115,7 @@ class PrefixClauses(Suite):
             steps = until(engine, partial(engine.block_table, "d-1"))
             (load,) = loads_of(steps, "d-1")
             assert load.remote_host == "192.0.2.7", "the workers must know whom to tell"
-            assert len(load.pairs) <= 1, "D has all full blocks, or all that it may share"
+            assert len(load.local_block_ids) <= 1, "D has all full blocks, or all that it may share"
             if engine.state("d-1") is RequestState.WAITING_FOR_REMOTE_KV:
                 received(engine, "d-1")
             steps += until(engine, ended(engine, "d-1"))

@@ -1,0 +1,143 @@
+"""The router's checks: long prompts, slow readers, a thousand streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pd_testkit.suites.base import clause
+from pd_testkit.suites.flow_script import DONE, asked, event, prompt_of, stream
+from pd_testkit.suites.router_crowd import Crowd
+
+_PROMPT_BYTES = 4 * 2**20
+
+_BLOCK = bytes(range(256)) * 256  # 64 KiB
+_MUCH = 1024  # of them: 64 MiB
+_BOUND_BYTES = 32 * 2**20
+"""What the sockets on the way hold, and some more."""
+
+_STREAMS = 1000
+_CROWD = 300
+
+
+class Masses:
+    """Much of everything: a part of `RouterSuite`."""
+
+    @clause("RTR-039")
+    def test_a_prompt_of_megabytes_reaches_both(self, engines, serve):
+        p, d = engines.p(), engines.d(lambda received: stream(event("one"), DONE))
+        client = serve(p, d)
+        prompt = "".join(chr(0x4E00 + number % 20000) for number in range(_PROMPT_BYTES // 3))
+        raw = json.dumps(asked(prompt, stream=True), ensure_ascii=False).encode()
+        assert len(raw) > _PROMPT_BYTES
+        assert client.post(raw).status == 200
+        for each in (p.next(), d.next()):
+            assert each.body["prompt"] == prompt
+        engines.ledger.assert_settled(fetched=1)
+
+    @clause("RTR-040")
+    def test_a_client_that_does_not_read_holds_its_engine_up(self, engines, serve):
+        d = engines.d(_much)
+        client = serve(engines.p(), d)
+        slow = client.ask(asked("much", stream=True))
+        assert slow.read(len(_BLOCK)) == _BLOCK
+        assert _held_up(client, d) < _BOUND_BYTES, "D made so much that nobody read"
+        rest = slow.whole().body
+        assert len(rest) == (_MUCH - 1) * len(_BLOCK)
+
+    @clause("RTR-041")
+    def test_memory_does_not_grow_by_what_is_not_read(self, engines, serve):
+        d = engines.d(_much)
+        client = serve(engines.p(), d)
+        before = _resident_bytes(client.proxy.pid)
+        slow = [client.ask(asked(f"much {number}", stream=True)) for number in range(2)]
+        for answer in slow:
+            assert answer.read(len(_BLOCK)) == _BLOCK
+        _held_up(client, d)
+        grown = _resident_bytes(client.proxy.pid) - before
+        assert grown < _BOUND_BYTES, f"the proxy's process grew by {grown >> 20} MiB"
+
+    @clause("RTR-042")
+    def test_a_thousand_streams_come_whole(self, engines, serve):
+        gate = engines.gate()
+
+        def script(received):
+            own = event(prompt_of(received.body))
+            return stream(own, gate, own + DONE)
+
+        client = serve(engines.p(), engines.d(script))
+        prompts = [f"prompt {number}" for number in range(_STREAMS)]
+        with _files(8 * _STREAMS), Crowd(client.proxy.url, self.patience_s) as crowd:
+            crowd.ask(asked(prompt, stream=True) for prompt in prompts)
+            crowd.until_all(b"data: ")
+            gate.open()
+            bodies = crowd.bodies()
+        for prompt, body in zip(prompts, bodies, strict=True):
+            own = event(json.dumps(prompt))
+            assert body == own + own + DONE, f"{prompt} got {body[:200]!r}"
+        engines.ledger.assert_settled(fetched=_STREAMS)
+
+    @clause("RTR-043")
+    def test_sockets_are_given_back_when_a_crowd_has_gone(self, engines, serve):
+        gate = engines.gate()
+        client = serve(engines.p(), engines.d(lambda r: stream(event("one"), gate, DONE)))
+        pid = client.proxy.pid
+        with _files(8 * _CROWD):
+            before = _open_files(pid)
+            with Crowd(client.proxy.url, self.patience_s) as crowd:
+                crowd.ask(asked(f"prompt {number}", stream=True) for number in range(_CROWD))
+                crowd.until_all(b"data: ")
+                most = _open_files(pid) - before
+                gate.open()
+                crowd.bodies()
+            assert most >= 2 * _CROWD, "each stream has two connections"
+            left = most
+            for _ in range(200):
+                assert client.post(asked()).status == 200
+                left = _open_files(pid) - before
+                if left < most / 2:
+                    break
+            assert left < most / 2, f"{left} sockets of {most} are open, and everybody has gone"
+
+
+def _much(received):
+    if "much" in prompt_of(received.body):
+        return stream(*[_BLOCK] * _MUCH)
+    return stream(event("one"), DONE)
+
+
+def _held_up(client, d) -> int:
+    """Bytes that D has made for its slowest readers, when they are no more between requests."""
+    made, same = -1, 0
+    while same < 5:
+        for _ in range(10):
+            assert client.post(asked(stream=True)).body == event("one") + DONE
+        now = sum(each.written for each in d.requests if "much" in prompt_of(each.body))
+        same = same + 1 if now == made else 0
+        made = now
+    return made
+
+
+def _resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+@contextmanager
+def _files(count: int) -> Iterator[None]:
+    """So many may be open in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = max(soft, count if hard == resource.RLIM_INFINITY else min(count, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,110 @@
+"""The router's checks: what becomes of a stream on its way to the client."""
+
+from __future__ import annotations
+
+import json
+import random
+from contextlib import suppress
+
+from pd_testkit.suites.base import clause
+from pd_testkit.suites.flow_client import BROKEN
+from pd_testkit.suites.flow_script import DIE, DONE, asked, event, prompt_of, stream
+
+_ERROR = b'data: {"error": {"message": "the engine failed", "type": "server_error"}}\n\n'
+
+_LONG = "é日\U0001f600\u2028" * 9000  # 108 KB
+
+_EVENTS = (
+    b": keep-alive\n\n" * 3,
+    b"data: " + json.dumps({"choices": [{"text": _LONG}]}, ensure_ascii=False).encode() + b"\n\n",
+    b'data: {"choices":[{"text":"\xf0\x9f\x98\x80\xc3\xa9"}]}\r\n\r\n',
+    b"id: 7\r\nretry: 10\r\ndata: {}\r\ndata: {}\r\n\r\n",
+    b'event: error\ndata: {"error": "with a name"}\n\n',
+    b"\xef\xbb\xbfdata: 1\r\rdata: 2\n\n",
+    DONE,
+)
+"""Whatever an event stream may hold: more than one buffer, all three ends of lines."""
+
+_CUTS = 6
+"""Ways to cut it."""
+
+_STREAMS = 20
+_CHUNKS = 4
+
+
+class RoutedStreams:
+    """What becomes of a stream: a part of `RouterSuite`."""
+
+    @clause("RTR-034")
+    def test_a_stream_without_done_ends_as_it_does(self, engines, serve):
+        client = serve(engines.p(), engines.d(lambda received: stream(event("one"), event("two"))))
+        for _ in range(2):
+            answer = client.post(asked(stream=True))
+            assert (answer.status, answer.body) == (200, event("one") + event("two"))
+
+    @clause("RTR-035")
+    def test_an_error_in_a_stream_is_passed_as_it_is(self, engines, serve):
+        d = engines.d()
+        client = serve(engines.p(), d)
+        for parts in ((_ERROR,), (event("one"), _ERROR), (event("one"), _ERROR, DONE)):
+            d.script = lambda received, parts=parts: stream(*parts)
+            answer = client.post(asked(stream=True))
+            assert (answer.status, answer.body) == (200, b"".join(parts))
+
+    @clause("RTR-036")
+    def test_a_stream_that_failed_is_counted_as_a_failure(self, engines, serve):
+        d = engines.d()
+        client = serve(engines.p(), d)
+        whole_ones = ((event("one"), DONE), (event('"error" [DONE] data: {"error"'), DONE))
+        failing = (
+            (event("one"), DIE, DONE),
+            (event("one"), _ERROR, DONE),
+            (event("one"), _ERROR[:9], _ERROR[9:], DONE),
+            (event("one"),),
+            (event("one"), event("[DONE]")),
+        )
+        for streams, failures in ((whole_ones, 0), (failing, 1)):
+            for parts in streams:
+                before = client.proxy.failures()
+                d.script = lambda received, parts=parts: stream(*parts)
+                with suppress(*BROKEN):
+                    client.post(asked(stream=True))
+                assert client.proxy.failures() - before == failures, parts
+
+    @clause("RTR-037")
+    def test_many_streams_go_step_by_step(self, engines, serve):
+        gates = [engines.gate() for _ in range(_CHUNKS - 1)]
+
+        def script(received):
+            name = prompt_of(received.body)
+            parts = [event(f"{name} 0")]
+            for number, gate in enumerate(gates, 1):
+                parts += [gate, event(f"{name} {number}")]
+            return stream(*parts, DONE)
+
+        client = serve(engines.p(), engines.d(script))
+        names = [f"stream {number}" for number in range(_STREAMS)]
+        answers = [client.ask(asked(name, stream=True)) for name in names]
+        for number in range(_CHUNKS):
+            for name, answer in zip(names, answers, strict=True):
+                own = event(f"{json.dumps(name)} {number}")
+                assert answer.read(len(own)) == own
+            if number < len(gates):
+                gates[number].open()
+        assert [answer.whole().body for answer in answers] == [DONE] * _STREAMS
+
+    @clause("RTR-038")
+    def test_events_of_any_form_and_cut_come_byte_for_byte(self, engines, serve, pd_seed):
+        draw, content, d = random.Random(pd_seed), b"".join(_EVENTS), engines.d()
+        client = serve(engines.p(), d)
+        tail = len(content) - len(b"".join(_EVENTS[2:]))
+        for _ in range(_CUTS):
+            at = sorted(
+                {*draw.sample(range(1, tail), 8), *draw.sample(range(tail, len(content)), 30)}
+            )
+            ends = [*at, len(content)]
+            parts = [content[a:b] for a, b in zip([0, *at], ends, strict=True)]
+            d.script = lambda received, parts=parts: stream(*parts)
+            answer = client.post(asked(stream=True))
+            assert answer.status == 200
+            assert answer.body == content, f"cut at {at}"
