@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pd_testkit.report.matrix import aligned, by_unit, columns, summary
-from tests.targets import record
+from tests.targets import clients, record
 from tests.targets.columns import PACKAGES, checkouts
 from tests.targets.environments import ENVIRONMENTS, InstallError, install
 from tests.targets.stage import Ran, Stage
@@ -65,6 +65,20 @@ def run(names: tuple[str, ...], recording: bool) -> None:
     passed, failed = len(ran) - len(problems), len(problems)
     click.echo(f"\ntargets: {passed} passed, {failed} failed")
     sys.exit(bool(problems or (not recording and lines)))
+
+
+@main.command(name="clients")
+def clients_command() -> None:
+    """Run real clients (openai, aiperf, guidellm) through the proxy, and compare their counts."""
+    try:
+        problems = clients.check(FOLDER.absolute() / "clients", _say)
+    except InstallError as error:
+        _fail(str(error))
+    for problem in problems:
+        click.echo(problem, err=True)
+    failed = len({problem.partition(":")[0] for problem in problems})
+    click.echo(f"clients: {len(clients.CLIENTS) - failed} passed, {failed} failed")
+    sys.exit(bool(problems))
 
 
 @main.command(name="docs")
