@@ -1,6 +1,7 @@
 # `make check`: the L1 and L2 suites against the embedded reference, on two cores. `make test`: all
-# tests.
-# Both need Python 3.10+, make and a package index; they set up .venv on first use.
+# tests. `make targets`: the suites against vLLM's and SGLang's connectors and against routers, each
+# installed with pinned versions into an environment of its own, in a cache (PD_TARGETS=folder).
+# All need Python 3.10+, make and a package index; they set up .venv on first use.
 #
 #   PYTHON=python3.12   the interpreter to build .venv with
 #   TORCH=torch==2.13.0 what to install as torch, before anything that depends on it;
@@ -12,13 +13,21 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: check test lint docs bench soak clean venv
+.PHONY: check test targets targets-docs lint docs bench soak clean venv
 
 check: $(VENV)/.ready
 	$(BIN)/python -m pytest tests/disaggregation -n 2 $(ARGS)
 
 test: $(VENV)/.ready
 	PD_EXAMPLES=thorough $(BIN)/python -m pytest tests $(ARGS)
+
+# TARGETS="vllm-nixl vllm-router" runs these only; PD_ATOM_SOURCE names checkouts of ATOM.
+targets: $(VENV)/.ready
+	$(BIN)/python -m tests.targets run $(TARGETS)
+	$(BIN)/python -m tests.targets clients
+
+targets-docs: $(VENV)/.ready
+	$(BIN)/python -m tests.targets run --record $(TARGETS)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -33,6 +33,13 @@ def install_command(names: tuple[str, ...]) -> None:
 
 
 @main.command()
+def libraries() -> None:
+    """Print the Debian packages that this machine lacks for the environments."""
+    lacking = {name for environment in ENVIRONMENTS.values() for name in environment.lacks()}
+    click.echo(" ".join(sorted(lacking)))
+
+
+@main.command()
 @click.argument("names", nargs=-1, metavar="[TARGET]...")
 @click.option("--record", "recording", is_flag=True, help="Take the result into docs and README.")
 def run(names: tuple[str, ...], recording: bool) -> None:

@@ -1,0 +1,154 @@
+"""The stage that runs real implementations: what it makes of a column, and of the record."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pd_testkit.report.conformance import Outcome
+from pd_testkit.report.matrix import Column as Found
+from tests.targets import environments, record
+from tests.targets.__main__ import main
+from tests.targets.columns import PACKAGES, Column, checkouts
+from tests.targets.environments import Environment, InstallError, install
+from tests.targets.stage import Stage
+
+AGGREGATOR = Column("reference", ("--pd-target", "reference", "-k", "TestAggregator"), None)
+ONE = Found("one", "1.0", {"AGG-001": Outcome.KEPT, "AGG-002": Outcome.KNOWN_BROKEN})
+
+
+def run(folder: Path, *columns: Column) -> tuple[list[str], list[str], list[dict]]:
+    """What was said, the problems and the reports."""
+    said: list[str] = []
+    ran = Stage(folder, said.append).run(columns)
+    return said, [each.problem for each in ran], [each.document for each in ran]
+
+
+class TestAColumn:
+    """One target's run."""
+
+    def test_that_conforms_brings_its_report(self, tmp_path: Path) -> None:
+        _, problems, [report] = run(tmp_path, AGGREGATOR)
+        assert problems == [""]
+        assert report["targets"][0]["name"] == "reference"
+        assert {clause["unit"] for clause in report["targets"][0]["clauses"]} == {"aggregator"}
+
+    def test_that_fails_is_a_problem_with_its_last_lines(self, tmp_path: Path) -> None:
+        _, [problem], _ = run(tmp_path, replace(AGGREGATOR, arguments=("--pd-target", "nobody")))
+        assert "exit status 4" in problem
+        assert "no such target" in problem
+
+    def test_that_checks_nothing_is_a_problem(self, tmp_path: Path) -> None:
+        _, [problem], _ = run(
+            tmp_path, replace(AGGREGATOR, arguments=(*AGGREGATOR.arguments[:2], "--co"))
+        )
+        assert "no clause was checked" in problem
+
+    def test_that_takes_too_long_is_ended(self, tmp_path: Path) -> None:
+        _, [problem], _ = run(tmp_path, replace(AGGREGATOR, limit_s=0.01))
+        assert "ran out of time" in problem
+
+
+class TestTheRecord:
+    """What the repository says of targets that were run before."""
+
+    def test_is_read_as_it_was_written(self, tmp_path: Path) -> None:
+        file = tmp_path / "conformance.json"
+        record.write([ONE], file)
+        assert record.read(file) == (ONE,)
+
+    def test_tells_a_clause_that_is_otherwise_now(self) -> None:
+        fixed = replace(ONE, outcomes={**ONE.outcomes, "AGG-002": Outcome.KEPT})
+        assert record.differences([ONE], [fixed]) == ["one AGG-002: kept, recorded known broken"]
+
+    def test_tells_another_version_and_an_unknown_target(self) -> None:
+        newer, other = replace(ONE, version="2.0"), replace(ONE, name="other")
+        assert record.differences([ONE], [newer]) == ["one is 2.0, recorded is 1.0"]
+        assert record.differences([ONE], [other]) == ["other 1.0 is not in the record"]
+
+    def test_says_nothing_of_targets_that_were_not_run(self) -> None:
+        assert record.differences([ONE, replace(ONE, name="other")], [ONE]) == []
+
+    def test_keeps_the_targets_that_were_not_run(self) -> None:
+        other = replace(ONE, name="other")
+        newer = replace(ONE, version="2.0")
+        assert record.merged([ONE, other], [newer]) == (newer, other)
+
+    def test_has_two_versions_of_one_target_that_differ_in_shape(self) -> None:
+        old, new = replace(ONE, version="a (#253)"), replace(ONE, version="b (package)")
+        assert record.merged([old], [new]) == (old, new)
+        assert record.merged([old, new], [replace(old, version="c (#253)")]) == (
+            replace(old, version="c (#253)"),
+            new,
+        )
+
+
+def test_the_docs_are_made_of_the_record() -> None:
+    known = record.read()
+    assert record.PAGE.read_text("utf-8") == record.page(known), "run: make targets-docs"
+    readme = record.README.read_text("utf-8")
+    assert readme == record.into_readme(readme, known), "run: make targets-docs"
+
+
+def test_an_unknown_target_is_named_with_those_that_there_are() -> None:
+    told = CliRunner().invoke(main, ["run", "nobody"])
+    assert told.exit_code == 2
+    assert "there is no target 'nobody' here; choose of reference, vllm-nixl" in told.output
+
+
+def test_checkouts_of_atom_are_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PD_ATOM_SOURCE", os.pathsep.join(["/a/pr253", "/a/main"]))
+    assert [column.name for column in checkouts()] == ["atom-pr253", "atom-main"]
+    monkeypatch.delenv("PD_ATOM_SOURCE")
+    assert checkouts() == ()
+
+
+def test_each_environment_has_its_pins_and_only_exact_ones() -> None:
+    named = {column.environment for column in PACKAGES} - {None}
+    assert named <= set(environments.ENVIRONMENTS.values())
+    for environment in environments.ENVIRONMENTS.values():
+        lines = environment.pins.read_text("utf-8").splitlines()
+        pins = [line for line in lines if not line.startswith("#")]
+        assert pins
+        assert all("==" in pin and "@" not in pin for pin in pins), environment.name
+
+
+class TestAnEnvironment:
+    """Where a target is installed."""
+
+    def test_with_other_pins_is_another_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(environments, "PINS", tmp_path)
+        monkeypatch.setenv("PD_TARGETS", str(tmp_path / "cache"))
+        (tmp_path / "x.txt").write_text("a==1\n")
+        before = Environment("x").folder
+        (tmp_path / "x.txt").write_text("a==2\n")
+        assert Environment("x").folder != before
+        assert Environment("x").folder.parent == tmp_path / "cache"
+        assert Environment("x", torch=True).folder != Environment("x").folder
+
+    def test_that_cannot_be_made_is_a_failure_with_its_log(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(environments, "PINS", tmp_path)
+        monkeypatch.setenv("PD_TARGETS", str(tmp_path / "cache"))
+        (tmp_path / "x.txt").write_text("this is no requirement\n")
+        with pytest.raises(InstallError, match="Invalid requirement"):
+            install(Environment("x"), lambda line: None)
+        assert not (Environment("x").folder / "ready").exists()
+
+    def test_that_needs_a_missing_library_names_its_package(self) -> None:
+        lacking = Environment("x", libraries=(("no-such-library", "libnothing1"),))
+        with pytest.raises(InstallError, match="apt-get install libnothing1"):
+            install(lacking, lambda line: None)
+
+
+def test_a_report_that_the_stage_reads_is_the_plugins(tmp_path: Path) -> None:
+    run(tmp_path, AGGREGATOR)
+    assert json.loads((tmp_path / "reference.json").read_text())["schema"] == 1
