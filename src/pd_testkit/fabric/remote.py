@@ -60,10 +60,12 @@ class RemoteFabric:
 
     def close(self) -> None:
         """This fabric's engines die, as when their process ends."""
+        if self._closed:
+            return
         for engine in self._engines:
             engine.kill()
+        self._closed = True
         with self._lock:
-            self._closed = True
             for line in tuple(self._all_lines):
                 line.close()
 
@@ -77,10 +79,10 @@ class RemoteFabric:
 
     def _line(self) -> _Line:
         line: _Line | None = getattr(self._lines, "line", None)
+        if self._closed:
+            raise ConnectionError(f"the fabric at {self.address} was closed here")
         if line is None or line.pid != os.getpid():  # a fork has its parent's, and needs its own
             with self._lock:
-                if self._closed:
-                    raise ConnectionError(f"the fabric at {self.address} was closed here")
                 line = self._lines.line = _Line(self.address)
                 self._all_lines.add(line)
         return line

@@ -72,6 +72,9 @@ class FabricServer:
         os.eventfd_write(self._wake, 1)
         self._thread.join()
         self._listener.close()
+        with self.fabric.clock.lock:  # of all before any: none is to see another one's end
+            for process in self._processes.values():
+                process.ended = True
         for process in tuple(self._processes.values()):
             self._bury(process)
         with self._lock:
