@@ -83,7 +83,7 @@ MUTANTS = (
         "a load that finishes before an older one is dropped",
     ),
     Mutant(
-        ("ENG-012", "ENG-013", "ENG-014", "ENG-015"),
+        ("ENG-012", "ENG-013", "ENG-014", "ENG-015", "ENG-056"),
         "engine_scheduler",
         "            if request := self.loading.pop(request_id, None):\n"
         "                request.computed = request.expected",
@@ -164,7 +164,7 @@ MUTANTS = (
         "each report of a send frees the blocks",
     ),
     Mutant(
-        ("ENG-021", "ENG-022"),
+        ("ENG-021", "ENG-022", "ENG-057"),
         "engine_scheduler",
         "self.held.pop(request_id, None)",
         "self.held.pop(request_id)",
