@@ -51,10 +51,13 @@ def run(names: tuple[str, ...], recording: bool) -> None:
     if unknown := [name for name in names if name not in every]:
         _fail(f"there is no target {unknown[0]!r} here; choose of {', '.join(every)}")
     chosen = [every[name] for name in names] if names else list(every.values())
+    stage = Stage(FOLDER.absolute(), _say)
+    needed = {column.environment for column in chosen} if names else ENVIRONMENTS.values()
     try:
-        ran = Stage(FOLDER.absolute(), _say).run(chosen)
+        stage.install(environment for environment in needed if environment is not None)
     except InstallError as error:
         _fail(str(error))
+    ran = stage.run(chosen)
     found = columns(each.document for each in ran if each.document is not None)
     _show(ran, found)
     known = record.read() if record.RECORD.is_file() else ()

@@ -9,14 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.targets.columns import Column
-from tests.targets.environments import InstallError, install
+from tests.targets.environments import Environment, install
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 2
@@ -52,16 +52,18 @@ class Stage:
         self._lock = threading.Lock()
         self._ended = False
 
-    def run(self, columns: Sequence[Column]) -> list[Ran]:
-        """All of them, in their order.
+    def install(self, environments: Iterable[Environment]) -> None:
+        """Make those that are not there.
 
         Raises:
-            InstallError: an environment cannot be made: a failure, not a skip.
+            InstallError: one cannot be made: a failure, not a skip.
         """
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda each: install(each, self._say), environments))
+
+    def run(self, columns: Sequence[Column]) -> list[Ran]:
+        """All of them, in their order; their environments are there."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for environment in dict.fromkeys(column.environment for column in columns):
-            if environment is not None:
-                install(environment, self._say)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             try:
                 return list(pool.map(self._one, columns))
@@ -130,6 +132,3 @@ class Stage:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-__all__ = ["InstallError", "Ran", "Stage"]
