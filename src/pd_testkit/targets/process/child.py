@@ -19,11 +19,14 @@ import msgspec
 
 from pd_testkit import contract
 from pd_testkit.targets.process import wire
+from pd_testkit.targets.process.nursery import Forked, Nursery
 
 _T = TypeVar("_T")
 
 DEADLINE_S = 60.0
 """Real seconds for one call. Generous: only a child that hangs takes so long."""
+START_S = 180.0
+"""The same for making an object: the first one waits for the child's start and its imports."""
 _TAIL_LINES = 20
 _END_S = 10.0
 """Real seconds for an idle child to end by itself."""
@@ -43,16 +46,29 @@ class Child:
     Args:
         name: what it is, for messages, such as ``decode worker 0``.
         environment: variables beside those of this process.
+        nursery: what it is forked from, in place of a new interpreter; it has that one's
+            environment.
+
+    Without a nursery it ends with the thread that has made it.
 
     Use it from any thread; calls wait for each other.
     """
 
-    def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        environment: Mapping[str, str] | None = None,
+        nursery: Nursery | None = None,
+    ) -> None:
         self.name = name
         self._lock = threading.Lock()
         self._log = tempfile.TemporaryFile(prefix="pd-child-", suffix=".log")  # noqa: SIM115
         self._socket, theirs = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | Forked
         with theirs:
+            if nursery is not None:
+                self._process = nursery.fork(theirs, self._log.fileno())
+                return
             self._process = subprocess.Popen(  # noqa: S603 our own module
                 [sys.executable, "-m", f"{__package__}.main", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
@@ -89,7 +105,7 @@ class Child:
                 contract's, else `RemoteError`.
         """
         values = {name: wire.encode(value) for name, value in arguments.items()}
-        number = self._call(wire.Make(factory, wire.name_of(speaks), values), int, deadline_s)
+        number = self._call(wire.Make(factory, wire.name_of(speaks), values), int, START_S)
         kind: Any = _stand_in(cast(Hashable, speaks))
         stand_in: _T = kind(self, number, deadline_s)
         return stand_in

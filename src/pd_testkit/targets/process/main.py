@@ -1,19 +1,24 @@
-"""A child: ``python -m pd_testkit.targets.process.main FD`` serves one socket until it closes."""
+"""A child: ``python -m pd_testkit.targets.process.main FD`` serves one socket until it closes.
+
+With modules after the descriptor it is a nursery, which has such children.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import itertools
 import os
 import signal
 import socket
 import sys
 import traceback
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import msgspec
 
-from pd_testkit.targets.process import wire
+from pd_testkit.targets.process import nursery, wire
 
 _PR_SET_PDEATHSIG = 1
 
@@ -57,9 +62,7 @@ def _message(error: Exception) -> str:
 
 
 def main(descriptor: int) -> None:
-    # It must not outlive the tests, not even while it hangs in a call.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
     objects = Objects()
     with socket.socket(fileno=descriptor) as connection:
         while (frame := wire.receive(connection)) is not None:
@@ -73,9 +76,54 @@ def main(descriptor: int) -> None:
             wire.send(connection, reply)
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
+def run(descriptor: int) -> NoReturn:
+    """`main`, and the end of the process."""
+    main(descriptor)
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads that the implementation leaves behind must not keep the process.
     os._exit(0)
+
+
+def nurse(descriptor: int, modules: Sequence[str]) -> None:
+    """Import these, and fork children that are at that point."""
+    _end_with_parent()
+    for module in modules:
+        importlib.import_module(module)
+    with socket.socket(fileno=descriptor) as orders:
+        while True:
+            message, given, _, _ = socket.recv_fds(orders, nursery.NUMBER.size, 2)
+            if not message:
+                return
+            (number,) = nursery.NUMBER.unpack(message)
+            if number == nursery.FORK:
+                if not (pid := os.fork()):
+                    orders.close()
+                    _be_child(*given)
+                for each in given:
+                    os.close(each)
+                orders.sendall(nursery.NUMBER.pack(pid))
+            else:
+                _, status = os.waitpid(number, 0)
+                orders.sendall(nursery.NUMBER.pack(os.waitstatus_to_exitcode(status)))
+
+
+def _be_child(connection: int, log: int) -> NoReturn:
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    run(connection)
+
+
+def _end_with_parent() -> None:
+    """It must not outlive the tests, not even while it hangs in a call."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    if sys.argv[2:]:
+        nurse(int(sys.argv[1]), sys.argv[2:])
+    else:
+        run(int(sys.argv[1]))

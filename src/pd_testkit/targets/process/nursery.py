@@ -1,0 +1,101 @@
+"""Children that begin where their nursery is: a process that has imported what they need.
+
+To import a large implementation takes seconds, and to fork takes milliseconds. The nursery itself
+runs no thread and makes nothing; its side of this is in `main`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+NUMBER = struct.Struct(">q")
+FORK = -1
+"""Asks for a fork; any other number asks how the child of that process id has ended."""
+
+
+class Nursery:
+    """One such process; it starts when it is made, and imports meanwhile.
+
+    Args:
+        modules: what it imports, in this order.
+        environment: variables beside those of this process, of its children too.
+    """
+
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 our own module
+                [sys.executable, "-m", f"{__package__}.main", str(theirs.fileno()), *modules],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+    def fork(self, connection: socket.socket, log: int) -> Forked:
+        """A child that serves the connection, and prints into the log.
+
+        Raises:
+            RuntimeError: the nursery has ended, as when an import failed.
+        """
+        try:
+            socket.send_fds(self._socket, [NUMBER.pack(FORK)], [connection.fileno(), log])
+            return Forked(self, self._number())
+        except OSError as error:
+            raise RuntimeError("the children's nursery has ended; see its traceback") from error
+
+    def status(self, pid: int) -> int:
+        """Waits for the child's end; its exit status, or minus the signal that it died of."""
+        self._socket.sendall(NUMBER.pack(pid))
+        return self._number()
+
+    def close(self) -> None:
+        """It ends, and with it its children. Harmless twice."""
+        self._socket.close()
+        self._process.wait()
+
+    def _number(self) -> int:
+        answer = self._socket.recv(NUMBER.size)
+        if not answer:
+            raise ConnectionResetError
+        (number,) = NUMBER.unpack(answer)
+        return int(number)
+
+
+class Forked:
+    """A nursery's child, with those members of `subprocess.Popen` that a `Child` needs."""
+
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._nursery = nursery
+        self._end = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """Its exit status, if it has ended."""
+        if self.returncode is None and select.select([self._end], [], [], 0)[0]:
+            self._reap()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended after so many seconds.
+        """
+        if self.returncode is None:
+            if not select.select([self._end], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+            self._reap()
+        assert self.returncode is not None
+        return self.returncode
+
+    def _reap(self) -> None:
+        self.returncode = self._nursery.status(self.pid)
+        os.close(self._end)
