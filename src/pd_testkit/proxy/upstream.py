@@ -22,7 +22,7 @@ from pd_testkit.proxy.instances import address
 
 MAX_IDLE_S = 60.0
 """Seconds that an unused connection is kept."""
-MAX_IDLE = 128
+MAX_IDLE = 64
 """Unused connections to one engine that are kept: a burst's are given back after it."""
 
 

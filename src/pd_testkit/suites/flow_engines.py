@@ -16,6 +16,7 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import pytest
@@ -80,8 +81,9 @@ class Received:
     """``answered``, ``died`` or ``cancelled``: whoever asked has gone."""
     over: threading.Event = field(default_factory=threading.Event)
 
-    @property
+    @cached_property
     def body(self) -> Any:
+        """To be read only."""
         return json.loads(self.raw)
 
     def header(self, name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pd_testkit.suites.flow_script import DONE, asked, event, failed, stream
 
 _THRESHOLD = 3
 _LONG_S = 60.0
-_COOL_DOWN_S = 0.15
+_COOL_DOWN_S = 0.1
 
 
 def _broken(serve, *behind, cool_down_s: float = _LONG_S):
@@ -109,7 +110,7 @@ class Breakers:
             assert time.monotonic() < end, f"{len(ill.requests)} requests: no probe"
             client.post(asked())
         probes = times[_THRESHOLD - 1 :]
-        gaps = [after - before for before, after in zip(probes, probes[1:], strict=False)]
+        gaps = [after - before for before, after in itertools.pairwise(probes)]
         assert min(gaps) > _COOL_DOWN_S * 0.9, f"the cool-down is {_COOL_DOWN_S} s, not {gaps}"
 
     @clause("RTR-016")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from pd_testkit.contract import Role
@@ -11,6 +12,9 @@ from pd_testkit.suites.flow_script import DONE, asked, event, stream
 
 _LIFETIME_S = 0.5
 """Of an instance after its last heartbeat."""
+
+_PAUSE_S = 0.02
+"""Between two looks whether it is over."""
 
 
 class Instances:
@@ -103,10 +107,11 @@ class Instances:
 
 def _wait_for_silence(client, engine, patience_s) -> bool:
     """Ask until the engine gets none of four requests; all of them are served."""
-    end = time.monotonic() + patience_s
+    end, pause = time.monotonic() + patience_s, threading.Event()
     while time.monotonic() < end:
         before = len(engine.requests)
         assert [client.post(asked()).status for _ in range(4)] == [200] * 4
         if len(engine.requests) == before:
             return True
+        pause.wait(_PAUSE_S)
     return False
