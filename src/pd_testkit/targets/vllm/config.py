@@ -28,6 +28,8 @@ KV_HEADS = 4
 HEAD_DIM = 8
 MAX_TOKENS = 2048
 """Longest request."""
+_NOTIFY_OFFSET = 100
+"""From MoRIIO's handshake port to its port for notifications."""
 
 
 @cache
@@ -87,7 +89,7 @@ def vllm_config(spec: EngineSpec, connector: Connector, engine_id: str) -> VllmC
         kv_role=connector.roles[spec.role],
         engine_id=engine_id,
         kv_buffer_device="cpu",
-        kv_connector_extra_config=dict(connector.extra),
+        kv_connector_extra_config=_extra_config(spec, connector),
         kv_load_failure_policy=spec.load_failure_policy or "fail",
     )
     return VllmConfig(
@@ -98,6 +100,27 @@ def vllm_config(spec: EngineSpec, connector: Connector, engine_id: str) -> VllmC
         kv_transfer_config=transfer,
         device_config=DeviceConfig("cpu"),
     )
+
+
+def _extra_config(spec: EngineSpec, connector: Connector) -> dict[str, Any]:
+    """Each connector takes what it knows: the addresses, a store's folder, connectors within."""
+    extra = {
+        "host_ip": "127.0.0.1",
+        "handshake_port": spec.handshake_port,
+        "notify_port": spec.handshake_port + _NOTIFY_OFFSET,
+        "shared_storage_path": store_folder(),
+        **connector.extra,
+    }
+    within = {"kv_role": connector.roles[spec.role], "kv_connector_extra_config": dict(extra)}
+    if connector.within:
+        extra["connectors"] = [{**within, **each} for each in connector.within]
+    return extra
+
+
+@cache
+def store_folder() -> str:
+    """Where the connectors that store KV in files keep them."""
+    return tempfile.mkdtemp(prefix="pd-vllm-store-")
 
 
 def kv_cache_config(spec: EngineSpec) -> KVCacheConfig:

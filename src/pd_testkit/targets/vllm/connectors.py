@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pd_testkit.contract import Capabilities, Role, Unit
 
 _SCHEDULING = (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER, Unit.ENGINE)
-_WORKERS = (Unit.HANDSHAKE, Unit.PAIR)
+# A store has no peer: nothing of its metadata or its scheduler half speaks of a hand-off.
+_STORING = (Unit.AGGREGATOR, Unit.ENGINE)
+_WORKERS: tuple[Unit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Connector:
         stubs: packages that the kit stands in for in the children.
         roles: ``kv_role`` by role.
         extra: its ``kv_connector_extra_config``.
+        within: the connectors that it combines, as their configuration has them.
+        modes: ``read`` (D's worker reads from P's) and ``write``, where a pair can be had.
+        side_channel: the environment variables that name its host and its port.
     """
 
     variant: str
@@ -37,6 +42,15 @@ class Connector:
         default_factory=lambda: {Role.PRODUCER: "kv_producer", Role.CONSUMER: "kv_consumer"}
     )
     extra: Mapping[str, Any] = field(default_factory=dict)
+    within: tuple[Mapping[str, Any], ...] = ()
+    modes: tuple[str, ...] = ()
+    side_channel: tuple[str, str] | None = None
+
+    def environment(self, host: str, port: int) -> dict[str, str]:
+        """Of a worker whose engine's side channel is to be there."""
+        if self.side_channel is None:
+            return {}
+        return dict(zip(self.side_channel, (host, str(port)), strict=True))
 
 
 _COMMON = Capabilities(
@@ -49,7 +63,18 @@ _COMMON = Capabilities(
     prefix_aware_match=True,
     chunked_prefill=True,
     connector_holds_blocks=True,
+    async_loads=True,
+    hand_off_blocks=True,
 )
+
+# A DP rank of theirs is an engine with an id and an address of its own, and hand-offs name no rank.
+_NIXL = replace(_COMMON, transfer_ids=True)
+# The proxy names P and the transfer, and P looks its blocks up: no hand-off names any.
+_MOONCAKE = replace(_COMMON, transfer_ids=True, hand_off_blocks=False)
+_MORIIO = replace(_COMMON, dp=True, transfer_ids=True, transfer_id_map=True)
+_MORIIO_READ = replace(_MORIIO, async_loads=False, sync_loads=True)
+# D tells P's workers its blocks by a message of its own, when it has them.
+_MORIIO_WRITE = replace(_MORIIO, hand_off_blocks=False, save=True)
 
 CONNECTORS: dict[str, Connector] = {
     each.variant: each
@@ -58,21 +83,46 @@ CONNECTORS: dict[str, Connector] = {
             "nixl",
             "NixlConnector",
             _SCHEDULING + _WORKERS,
-            _COMMON,
+            _NIXL,
             packages={"nixl": "nixl==1.5.1 and nixl_cu12==1.5.1, both with --no-deps"},
+            modes=("read",),
+            side_channel=("VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT"),
         ),
         Connector(
             "mooncake",
             "MooncakeConnector",
             _SCHEDULING + _WORKERS,
-            _COMMON,
+            _MOONCAKE,
             packages={"mooncake": "mooncake-transfer-engine-non-cuda"},
             extra={"mooncake_protocol": "tcp"},
         ),
-        Connector("moriio", "MoRIIOConnector", _SCHEDULING + _WORKERS, _COMMON, stubs=("mori",)),
-        Connector("multi", "MultiConnector", _SCHEDULING, _COMMON),
-        Connector("offloading", "OffloadingConnector", _SCHEDULING, _COMMON),
-        Connector("example", "ExampleConnector", _SCHEDULING, _COMMON),
+        Connector(
+            "moriio",
+            "MoRIIOConnector",
+            _SCHEDULING + _WORKERS,
+            _MORIIO_READ,
+            stubs=("mori",),
+            extra={"read_mode": "true"},
+        ),
+        Connector(
+            "moriio-write",
+            "MoRIIOConnector",
+            (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER),
+            _MORIIO_WRITE,
+            stubs=("mori",),
+            extra={"read_mode": "false"},
+        ),
+        Connector(
+            "multi",
+            "MultiConnector",
+            # Its metadata is a tuple of those within.
+            (Unit.AGGREGATOR, Unit.SCHEDULER, Unit.ENGINE),
+            _NIXL,
+            packages={"nixl": "nixl==1.5.1 and nixl_cu12==1.5.1, both with --no-deps"},
+            within=({"kv_connector": "NixlConnector"}, {"kv_connector": "ExampleConnector"}),
+        ),
+        Connector("offloading", "OffloadingConnector", _STORING, _COMMON),
+        Connector("example", "ExampleConnector", _STORING, _COMMON),
     )
 }
 """By variant; the first is meant by ``--pd-target vllm``."""

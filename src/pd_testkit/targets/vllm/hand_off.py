@@ -6,9 +6,11 @@ In a child only. Block ids come in one list per KV cache group; the tiny model h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
-from pd_testkit.contract import HandOff, Request, StepMetadata, TransferMeta
+from pd_testkit.contract import HandOff, Request, RequestId, StepMetadata, TransferMeta
 
 
 class Wire:
@@ -41,8 +43,13 @@ class Wire:
             told["block_ids"] = _blocks(told["block_ids"])
         return HandOff(**told)
 
-    def metadata(self, metadata: Any) -> StepMetadata:
+    def told(self, metadata: Any) -> StepMetadata:
+        """What the metadata says, as it says it."""
         raise NotImplementedError
+
+    def metadata(self, metadata: Any) -> StepMetadata:
+        """The same, with the blocks of both sides as the worker pairs them."""
+        return self.told(metadata)
 
 
 def _blocks(groups: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -59,30 +66,57 @@ class NixlWire(Wire):
         "tp_size": "tp_size",
     }
 
-    def metadata(self, metadata: Any) -> StepMetadata:
-        receive = {}
-        for request_id, meta in metadata.reqs_to_recv.items():
-            remote = meta.remote
-            local, there = _blocks(meta.local_block_ids), _blocks(remote.block_ids)
-            # The worker reads the last of P's blocks into as many of D's.
-            receive[request_id] = TransferMeta(
-                local_block_ids=local,
-                remote_block_ids=there[-len(local) :] if local else (),
-                remote_host=remote.host,
-                remote_handshake_port=remote.port,
-                remote_engine_id=remote.engine_id,
+    def told(self, metadata: Any) -> StepMetadata:
+        receive = {
+            request_id: TransferMeta(
+                local_block_ids=_blocks(meta.local_block_ids),
+                remote_block_ids=_blocks(meta.remote.block_ids),
+                remote_host=meta.remote.host,
+                remote_handshake_port=meta.remote.port,
+                remote_engine_id=meta.remote.engine_id,
                 tp_size=meta.tp_size,
-                transfer_id=remote.request_id,
+                transfer_id=meta.remote.request_id,
             )
+            for request_id, meta in metadata.reqs_to_recv.items()
+        }
         return StepMetadata(receive=receive)
+
+    def metadata(self, metadata: Any) -> StepMetadata:
+        told = self.told(metadata)
+        receive = {request_id: _read(meta) for request_id, meta in told.receive.items()}
+        return replace(told, receive=receive)
+
+
+def _read(meta: TransferMeta) -> TransferMeta:
+    """The transfer as the NIXL worker reads it: it trims the two lists to each other itself."""
+    from vllm.distributed.kv_transfer.kv_connector.v1.nixl.base_worker import (
+        NixlBaseConnectorWorker,
+    )
+
+    if not meta.local_block_ids:
+        return replace(meta, remote_block_ids=())
+    worker: Any = SimpleNamespace(_has_mamba=False)
+    (local,), (remote,) = NixlBaseConnectorWorker._apply_prefix_caching(
+        worker, [list(meta.local_block_ids)], [list(meta.remote_block_ids)], 1, 1
+    )
+    return replace(meta, local_block_ids=tuple(local), remote_block_ids=tuple(remote))
+
+
+class MultiWire(NixlWire):
+    """That of the first connector within, NIXL's; the other is a store."""
+
+    def told(self, metadata: Any) -> StepMetadata:
+        return super().told(metadata.metadata[0])
 
 
 class MooncakeWire(Wire):
     keys = {"engine_id": "remote_engine_id", "transfer_id": "transfer_id"}
 
     def source_params(self, source: HandOff) -> dict[str, Any]:
-        address = f"http://{source.host}:{source.handshake_port}"
-        return super().source_params(source) | {"remote_bootstrap_addr": address}
+        params = super().source_params(source)
+        if source.host is not None and source.handshake_port is not None:
+            params["remote_bootstrap_addr"] = f"http://{source.host}:{source.handshake_port}"
+        return params
 
     def params(self, request: Request) -> dict[str, Any] | None:
         params = super().params(request)
@@ -90,7 +124,7 @@ class MooncakeWire(Wire):
             params["transfer_id"] = f"xfer-{request.request_id}"
         return params
 
-    def metadata(self, metadata: Any) -> StepMetadata:
+    def told(self, metadata: Any) -> StepMetadata:
         receive = {}
         for engine_id, requests in metadata.reqs_to_recv.items():
             for request_id, meta in requests.items():
@@ -126,28 +160,39 @@ class MoRIIOWire(Wire):
             params["transfer_id"] = f"xfer-{request.request_id}"
         return params
 
-    def metadata(self, metadata: Any) -> StepMetadata:
-        receive = {
-            request_id: TransferMeta(
-                local_block_ids=_blocks(meta.local_block_ids),
-                remote_block_ids=_blocks(meta.remote_block_ids),
-                remote_host=meta.remote_host,
-                remote_port=meta.remote_notify_port,
-                remote_handshake_port=meta.remote_handshake_port,
-                remote_engine_id=meta.remote_engine_id,
-                tp_size=meta.tp_size,
-                dp_size=meta.remote_dp_size,
-                dp_rank=meta.remote_dp_rank,
-                transfer_id=meta.transfer_id,
-            )
-            for request_id, meta in metadata.reqs_to_recv.items()
-        }
-        return StepMetadata(receive=receive)
+    def told(self, metadata: Any) -> StepMetadata:
+        mapping = metadata.transfer_id_to_request_id
+        return StepMetadata(
+            receive=_moriio_transfers(metadata.reqs_to_recv),
+            save=_moriio_transfers(metadata.reqs_to_save),
+            transfer_ids={request_id: of for of, request_id in mapping.items()},
+        )
+
+
+def _moriio_transfers(requests: Mapping[RequestId, Any]) -> dict[RequestId, TransferMeta]:
+    return {
+        request_id: TransferMeta(
+            local_block_ids=_blocks(meta.local_block_ids),
+            remote_block_ids=_blocks(meta.remote_block_ids),
+            remote_host=meta.remote_host,
+            remote_port=meta.remote_notify_port,
+            remote_handshake_port=meta.remote_handshake_port,
+            remote_engine_id=meta.remote_engine_id,
+            # Its word for an unknown size is 0.
+            tp_size=meta.tp_size or None,
+            dp_size=meta.remote_dp_size,
+            dp_rank=meta.remote_dp_rank,
+            transfer_id=meta.transfer_id,
+        )
+        for request_id, meta in requests.items()
+    }
 
 
 WIRES: Mapping[str, Wire] = {
     "nixl": NixlWire(),
     "mooncake": MooncakeWire(),
     "moriio": MoRIIOWire(),
+    "moriio-write": MoRIIOWire(),
+    "multi": MultiWire(),
 }
 """By variant."""
