@@ -84,7 +84,8 @@ class Rooms:
         body = json.loads(raw) if b'"bootstrap_room"' in raw else {}
         if body.get("bootstrap_room") is None:
             return None
-        key = tuple(map(body.get, _NAMES))
+        # A list of them, one per prompt, for a batch: these go together.
+        key = tuple(_first(body.get(name)) for name in _NAMES[:2]) + (str(body[_NAMES[2]]),)
         room = self._rooms.setdefault(key, Room())
         place = f"room {key[2]} at {key[0]}:{key[1]}"
         if engine.role in room.sent_here:
@@ -101,3 +102,7 @@ class Rooms:
 
 def _address(p: Instance) -> tuple[Any, ...]:
     return "127.0.0.1", p.bootstrap_port
+
+
+def _first(said: Any) -> Any:
+    return said[0] if isinstance(said, list) else said

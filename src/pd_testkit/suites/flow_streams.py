@@ -91,7 +91,10 @@ class Streams:
         last = b"data: " + json.dumps({"choices": [], "usage": _USAGE}).encode() + b"\n\n"
 
         def prefill(received):
-            return whole({**json.loads(prefilled(received).content), "usage": _PS_USAGE})
+            answer = prefilled(received)
+            if received.body.get("stream"):  # of a P that is asked together with D
+                return answer
+            return whole({**json.loads(answer.content), "usage": _PS_USAGE})
 
         def script(received):
             if not received.body.get("stream"):
@@ -126,7 +129,7 @@ class Streams:
             got = client.post(asked(stream=streamed)).headers
             assert got.get("x-engine-note") == "kept"
             assert got.get("openai-processing-ms") == "12"
-            assert got.get("content-type") == content_type
+            assert got.get("content-type", "").partition(";")[0] == content_type.partition(";")[0]
             assert "x-private" not in got
             assert "7777" not in got.get("keep-alive", "")
 

@@ -129,7 +129,8 @@ _FAILURES = (
     ),
     _clause(
         "018",
-        "A P that refuses, dies or breaks its answer off is a 502 or 503, and D is not asked.",
+        "A P that refuses, dies or breaks its answer off is a 502 or 503, or what a D that was "
+        "asked together with it says of that; D computes nothing.",
         "The client hangs, or D recomputes the prompt in silence.",
     ),
     _clause(
