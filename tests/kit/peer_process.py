@@ -88,18 +88,18 @@ class Peer:
 
 def main() -> None:
     """The child's end."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what it prints is not an answer
     names: dict[str, Any] = {}
-    for line in sys.stdin:
-        source, given = json.loads(line)
-        names.update(given)
-        value = error = None
-        try:
-            value = _run(source, names)
-        except Exception as raised:
-            error = f"{type(raised).__name__}: {raised}"
-        print(json.dumps([value, error], default=repr), file=answers, flush=True)
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what it prints is not an answer
+        for line in sys.stdin:
+            source, given = json.loads(line)
+            names.update(given)
+            value = error = None
+            try:
+                value = _run(source, names)
+            except Exception as raised:
+                error = f"{type(raised).__name__}: {raised}"
+            print(json.dumps([value, error], default=repr), file=answers, flush=True)
 
 
 def _run(source: str, names: dict[str, Any]) -> Any:
