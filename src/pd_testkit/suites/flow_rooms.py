@@ -85,19 +85,20 @@ class Rooms:
         if body.get("bootstrap_room") is None:
             return None
         # A list of them, one per prompt, for a batch: these go together.
-        key = tuple(_first(body.get(name)) for name in _NAMES[:2]) + (str(body[_NAMES[2]]),)
-        room = self._rooms.setdefault(key, Room())
+        host, port, room = (body.get(name) for name in _NAMES)
+        key = (_first(host), _first(port), str(room))
+        found = self._rooms.setdefault(key, Room())
         place = f"room {key[2]} at {key[0]}:{key[1]}"
-        if engine.role in room.sent_here:
+        if engine.role in found.sent_here:
             self._ledger.fault(f"two requests to a {engine.role} were sent to {place}")
         if engine.role is Role.PRODUCER and key[:2] != _address(engine):
             self._ledger.fault(f"P {engine.url} was sent to {place}, which is not its own")
         if engine.role is Role.CONSUMER and not self._serving.get(key[:2], False):
             if key[:2] not in self._serving:
                 self._ledger.fault(f"D was sent to {place}, where no P is")
-            room.leave(Role.PRODUCER)
-        room.sent_here.add(engine.role)
-        return room
+            found.leave(Role.PRODUCER)
+        found.sent_here.add(engine.role)
+        return found
 
 
 def _address(p: Instance) -> tuple[Any, ...]:
