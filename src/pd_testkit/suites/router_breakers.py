@@ -87,11 +87,11 @@ class Breakers:
             probe = client.ask(asked("perhaps"))
             if arrivals.get(timeout=self.patience_s) is good:
                 probe.whole()
-        others = [client.post(asked(f"other {turn}")).status for turn in range(4)]
-        assert others == [200] * 4
-        assert len(ill.requests) == _THRESHOLD + 1, "one request is enough to probe by"
+        others = [client.ask(asked(f"other {turn}")) for turn in range(4)]
+        reached = [arrivals.get(timeout=self.patience_s) for _ in others]
+        assert reached == [good] * 4, "one request is enough to probe by"
         gate.open()
-        assert probe.whole().status == 200
+        assert [answer.whole().status for answer in (probe, *others)] == [200] * 5
         assert [client.post(asked()).status for _ in range(6)] == [200] * 6
         assert len(ill.requests) > _THRESHOLD + 2, "it is well, and gets its share again"
 

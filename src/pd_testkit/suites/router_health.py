@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from pd_testkit.suites.base import clause
-from pd_testkit.suites.flow_client import assert_error
 from pd_testkit.suites.flow_script import asked, failed, whole
 
 _INTERVAL_S = 0.02
@@ -78,7 +77,7 @@ class Health:
         d.stop()
         assert [model["id"] for model in _get(client, "/v1/models").json["data"]] == ["m"]
         p.stop()
-        assert_error(_get(client, "/v1/models"), 502, 503)
+        assert _get(client, "/v1/models").status >= 500
 
 
 def _get(client, path):

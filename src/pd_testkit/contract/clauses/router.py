@@ -310,7 +310,8 @@ _MASSES = (
     ),
     _clause(
         "043",
-        "When a crowd has gone, the proxy gives its sockets back.",
+        "When a crowd has gone, the proxy has closed its connections, and the next crowd takes "
+        "no more than the first.",
         "After some bursts the proxy can accept no connection any more.",
         needs=(Capability.PROCESS_ID,),
     ),
