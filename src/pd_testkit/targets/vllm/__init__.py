@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pd_testkit.contract import (
@@ -15,14 +16,18 @@ from pd_testkit.contract import (
     EngineScheduler,
     EngineSpec,
     Metadata,
+    Pair,
     SchedulerSide,
     Target,
     TargetError,
+    WorkerSpec,
 )
 from pd_testkit.targets.process import Children
 from pd_testkit.targets.vllm.connectors import CONNECTORS, Connector
+from pd_testkit.targets.vllm.pair import PairDriver
 
 if TYPE_CHECKING:
+    from pd_testkit.fabric import Fabric
     from pd_testkit.targets.choice import Choice
 
 __all__ = ["VllmTarget", "target"]
@@ -34,19 +39,35 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "UCX_NET_DEVICES": "lo",
     "UCX_TLS": "tcp,self",
+    "GLOO_SOCKET_IFNAME": "lo",
 }
 """Of the children. Without the first, vLLM's schedulers look for an accelerator."""
+
+IMPORTS = (
+    f"{__name__}.worker",
+    f"{__name__}.engine",
+    "vllm.v1.executor",
+    "vllm.v1.attention.backends.cpu_attn",
+    "vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector",
+)
+"""What all children have; the last three are vLLM's, which imports them late."""
 
 
 class VllmTarget(Target):
     """One connector in the vLLM that is installed."""
+
+    worker_spec = WorkerSpec(block_size=32, head_dim=64)
+    """The CPU's attention has blocks of 32 tokens."""
+    latent_spec = WorkerSpec(mla=True, kv_heads=1, head_dim=72, block_size=16)
+    """That for latent caches has blocks of 16."""
 
     def __init__(self, connector: Connector) -> None:
         self.name = f"vllm:{connector.variant}"
         self.units = connector.units
         self.capabilities = connector.capabilities
         self._connector = connector
-        self._children = Children(ENVIRONMENT)
+        self.least_patience_s = connector.least_patience_s
+        self._children = Children(ENVIRONMENT, IMPORTS)
 
     def version(self) -> str:
         return importlib.metadata.version("vllm")
@@ -82,6 +103,17 @@ class VllmTarget(Target):
             spec=spec,
             variant=self._connector.variant,
         )
+
+
+    def pair(
+        self,
+        prefill: Sequence[WorkerSpec],
+        decode: WorkerSpec,
+        *,
+        mode: str = "read",
+        fabric: Fabric | None = None,
+    ) -> Pair:
+        return PairDriver(self._children, self._connector, prefill, decode, mode)
 
 
 def target(choice: Choice) -> Target:

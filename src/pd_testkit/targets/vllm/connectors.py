@@ -11,7 +11,7 @@ from pd_testkit.contract import Capabilities, Role, Unit
 _SCHEDULING = (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER, Unit.ENGINE)
 # A store has no peer: nothing of its metadata or its scheduler half speaks of a hand-off.
 _STORING = (Unit.AGGREGATOR, Unit.ENGINE)
-_WORKERS: tuple[Unit, ...] = ()
+_WORKERS = (Unit.HANDSHAKE, Unit.PAIR)
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Connector:
         within: the connectors that it combines, as their configuration has them.
         modes: ``read`` (D's worker reads from P's) and ``write``, where a pair can be had.
         side_channel: the environment variables that name its host and its port.
+        least_patience_s: for which D's worker waits for an answer on it.
     """
 
     variant: str
@@ -45,6 +46,7 @@ class Connector:
     within: tuple[Mapping[str, Any], ...] = ()
     modes: tuple[str, ...] = ()
     side_channel: tuple[str, str] | None = None
+    least_patience_s: float = 0.0
 
     def environment(self, host: str, port: int) -> dict[str, str]:
         """Of a worker whose engine's side channel is to be there."""
@@ -83,15 +85,26 @@ CONNECTORS: dict[str, Connector] = {
             "nixl",
             "NixlConnector",
             _SCHEDULING + _WORKERS,
-            _NIXL,
+            replace(
+                _NIXL,
+                read_mode=True,
+                mla=True,
+                tp_asymmetry=True,
+                block_size_asymmetry=True,
+                layouts=True,
+                worker_restart=True,
+                suffix_loads=True,
+                zmq_side_channel=True,
+            ),
             packages={"nixl": "nixl==1.5.1 and nixl_cu12==1.5.1, both with --no-deps"},
             modes=("read",),
             side_channel=("VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT"),
+            least_patience_s=5.0,
         ),
         Connector(
             "mooncake",
             "MooncakeConnector",
-            _SCHEDULING + _WORKERS,
+            _SCHEDULING,
             _MOONCAKE,
             packages={"mooncake": "mooncake-transfer-engine-non-cuda"},
             extra={"mooncake_protocol": "tcp"},
@@ -99,7 +112,7 @@ CONNECTORS: dict[str, Connector] = {
         Connector(
             "moriio",
             "MoRIIOConnector",
-            _SCHEDULING + _WORKERS,
+            _SCHEDULING,
             _MORIIO_READ,
             stubs=("mori",),
             extra={"read_mode": "true"},

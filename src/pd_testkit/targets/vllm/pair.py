@@ -1,0 +1,169 @@
+"""P engines and a D engine of vLLM's real connectors, each worker in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pd_testkit.contract import (
+    HandOff,
+    Load,
+    MemoryRange,
+    NotApplicable,
+    RequestId,
+    Role,
+    WorkerReport,
+    WorkerSpec,
+)
+from pd_testkit.targets.vllm.pair_engine import Engine
+from pd_testkit.targets.vllm.pair_params import DIALECTS, Told
+from pd_testkit.targets.vllm.pair_seat import Order
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from pd_testkit.targets.process import Children
+    from pd_testkit.targets.vllm.connectors import Connector
+
+_NAP_S = 0.002
+"""Seconds between two steps of an engine that waits for a transfer, as none is told of its end."""
+
+
+class PairDriver:
+    """Takes the engines' steps, and carries hand-offs between them as a proxy does.
+
+    Raises:
+        NotApplicable: vLLM cannot be had with such workers.
+    """
+
+    def __init__(
+        self,
+        children: Children,
+        connector: Connector,
+        prefill: Sequence[WorkerSpec],
+        decode: WorkerSpec,
+        mode: str,
+    ) -> None:
+        for spec in (*prefill, decode):
+            _check(spec, connector)
+        if mode not in connector.modes:
+            raise NotApplicable(f"{connector.kv_connector} has no mode {mode!r}")
+        self._dialect = DIALECTS[connector.variant]
+        self._told: dict[tuple[str | None, Any], Told] = {}
+        self._closed = threading.Event()
+        with ExitStack() as making:
+            folder = Path(making.enter_context(tempfile.TemporaryDirectory(prefix="pd-vllm-")))
+
+            def engine(name: str, role: Role, spec: WorkerSpec) -> Engine:
+                made = Engine(children, connector, name, role, spec, folder)
+                making.callback(made.close)
+                return made
+
+            self._prefill = [
+                engine(f"prefill {number}", Role.PRODUCER, spec)
+                for number, spec in enumerate(prefill)
+            ]
+            self._decode = engine("decode", Role.CONSUMER, decode)
+            self._closing = making.pop_all()
+
+    def close(self) -> None:
+        """Ends the workers, not their processes. Harmless twice."""
+        self._closing.close()
+
+    def cache(
+        self, role: Role, *, engine: int = 0, dp_rank: int = 0, tp_rank: int = 0
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        return self._engine(role, engine).caches[tp_rank]
+
+    def side_channel(
+        self, *, engine: int = 0, dp_rank: int = 0, tp_rank: int = 0
+    ) -> tuple[str, int]:
+        its = self._prefill[engine]
+        return its.spec.host, its.port
+
+    def hand_off(
+        self,
+        request_id: RequestId,
+        block_ids: Sequence[int],
+        *,
+        engine: int = 0,
+        dp_rank: int = 0,
+        readers: int = 1,
+    ) -> HandOff:
+        its = self._prefill[engine]
+        tokens = len(block_ids) * its.spec.block_size
+        params = self._dialect.prefill(request_id)
+        its.begin([Order(request_id, block_ids, tokens, 0, params)])
+        its.settled()
+        answer = self._dialect.answer(its.scheduler.finish(request_id), its.place)
+        its.begin()  # its workers hear that it has ended
+        its.settled()
+        source = self._dialect.hand_off(answer)
+        self._told[source.engine_id, source.transfer_id] = Told(answer, tokens)
+        return source
+
+    def load(self, loads: Sequence[Load], *, dp_rank: int = 0, seconds: float = 10.0) -> None:
+        self._decode.begin([self._order(load) for load in loads])
+        self._decode.settled(seconds)
+
+    def poll(self, role: Role, *, engine: int = 0) -> tuple[WorkerReport, ...]:
+        its = self._engine(role, engine)
+        its.settled()
+        its.begin()
+        its.settled()
+        return its.take_reports()
+
+    def wait(self, seconds: float) -> None:
+        self._closed.wait(min(seconds, _NAP_S))
+
+    def peer(self, source: HandOff, *, tp_rank: int = 0) -> Mapping[str, tuple[MemoryRange, ...]]:
+        known: dict[str, tuple[MemoryRange, ...]] = {}
+        for its in self._prefill:
+            if its.engine_id == source.engine_id:
+                for number, (address, size) in enumerate(self._decode.peer(its.engine_id, tp_rank)):
+                    here = its.here(tp_rank, address)
+                    memory = MemoryRange(address if here is None else here, size)
+                    kinds = ("",) if its.spec.mla else (".k", ".v")
+                    known |= {f"{number}{kind}": (memory,) for kind in kinds}
+        return known
+
+    def abort(self, role: Role, request_id: RequestId, *, engine: int = 0) -> None:
+        self._engine(role, engine).scheduler.abort(request_id)
+
+    def kill(self, *, engine: int = 0) -> None:
+        self._prefill[engine].kill()
+
+    def restart(self, *, engine: int = 0) -> None:
+        self._prefill[engine].restart()
+
+    def cpu_seconds(self) -> float:
+        return self._decode.cpu_seconds()
+
+    def _engine(self, role: Role, engine: int) -> Engine:
+        return self._decode if role is Role.CONSUMER else self._prefill[engine]
+
+    def _order(self, load: Load) -> Order:
+        size = self._decode.spec.block_size
+        told = self._told[load.source.engine_id, load.source.transfer_id]
+        tokens = told.tokens if load.tokens is None else load.tokens
+        # What D's blocks are too few for, from the prompt's start, it has in its own cache.
+        cached = max(0, -(-tokens // size) - len(load.block_ids)) * size
+        external = max(0, tokens - cached) if load.block_ids else 0
+        return Order(
+            load.request_id,
+            load.block_ids,
+            tokens,
+            external,
+            self._dialect.decode(told.answer, load.source),
+        )
+
+
+def _check(spec: WorkerSpec, connector: Connector) -> None:
+    if spec.version != WorkerSpec().version:
+        raise NotApplicable("vLLM's version is the one that is installed, on both sides")
+    if spec.dp_size > 1:
+        raise NotApplicable("vLLM's data-parallel ranks are not had here")

@@ -1,0 +1,80 @@
+"""What P's connector answers, in the contract's words, and how it goes to D's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pd_testkit.contract import HandOff, RequestId
+from pd_testkit.targets.vllm.pair_seat import Params
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where P is, as whoever starts it knows."""
+
+    engine_id: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """A hand-off that was made, and what of it the contract has no word for."""
+
+    answer: Params
+    tokens: int
+    """Of the prompt."""
+
+
+class Dialect(Protocol):
+    """One connector's ``kv_transfer_params``, as a proxy handles them."""
+
+    def prefill(self, request_id: RequestId) -> Params:
+        """What a proxy sends to P."""
+
+    def answer(self, finished: Params | None, place: Place) -> Params:
+        """What the proxy has from P, where the connector's scheduler half gave that at the end."""
+
+    def hand_off(self, answer: Params) -> HandOff:
+        """That, in the contract's words."""
+
+    def decode(self, answer: Params, source: HandOff) -> Params:
+        """What a proxy sends to D: P's answer, with what the clause has changed in it."""
+
+
+class Nixl:
+    """Of `NixlConnector`: the proxy passes on what P answers."""
+
+    def prefill(self, request_id: RequestId) -> Params:
+        return {"do_remote_decode": True, "do_remote_prefill": False}
+
+    def answer(self, finished: Params | None, place: Place) -> Params:
+        if finished is None:
+            raise RuntimeError("vLLM's request_finished has made no hand-off")
+        return finished
+
+    def hand_off(self, answer: Params) -> HandOff:
+        (block_ids,) = answer["remote_block_ids"] or ((),)
+        return HandOff(
+            engine_id=answer["remote_engine_id"],
+            host=answer["remote_host"],
+            handshake_port=answer["remote_port"],
+            block_ids=tuple(block_ids),
+            transfer_id=answer["remote_request_id"],
+            tp_size=answer["tp_size"],
+        )
+
+    def decode(self, answer: Params, source: HandOff) -> Params:
+        return answer | {
+            "remote_engine_id": source.engine_id,
+            "remote_host": source.host,
+            "remote_port": source.handshake_port,
+            "remote_block_ids": [list(source.block_ids or ())],
+            "remote_request_id": source.transfer_id,
+            "tp_size": source.tp_size,
+        }
+
+
+DIALECTS: dict[str, Dialect] = {"nixl": Nixl()}
+"""By the connector's variant."""
