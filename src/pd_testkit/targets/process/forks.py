@@ -16,6 +16,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pd_testkit.targets.process.child import Child, ChildGone
@@ -35,7 +36,7 @@ class Nursery:
     def __init__(self, modules: Sequence[str]) -> None:
         for module in modules:
             importlib.import_module(module)
-        threads = len(os.listdir("/proc/self/task"))
+        threads = len(list(Path("/proc/self/task").iterdir()))
         if threads != 1:
             raise RuntimeError(f"{threads} threads run after importing {', '.join(modules)}")
 

@@ -1,0 +1,92 @@
+"""SGLang as a target: its own managers, senders, receivers and bootstrap server, as installed.
+
+What imports SGLang runs in a child, from which each driver's engines are forked.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import TYPE_CHECKING
+
+from pd_testkit.contract import Capabilities, Target, TargetError, Unit, WorkerSpec, drivers
+from pd_testkit.targets.process import Children
+from pd_testkit.targets.process.forks import Fork, Nursery
+from pd_testkit.targets.sglang.backends import BACKENDS, COMMON, Backend
+from pd_testkit.targets.sglang.known import KNOWN
+
+if TYPE_CHECKING:
+    from pd_testkit.fabric import Fabric
+    from pd_testkit.targets.choice import Choice
+
+__all__ = ["SglangTarget", "target"]
+
+IMPORT_S = 300.0
+"""Real seconds for SGLang's imports on a slow machine."""
+
+
+class SglangTarget(Target):
+    """One transfer backend of the SGLang that is installed."""
+
+    units = (Unit.POLLING,)
+    least_patience_s = 1.0
+    """Its timeouts are whole seconds."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.name = f"sglang:{backend.name}"
+        self.capabilities = Capabilities(
+            write_mode=True,
+            mla=True,
+            failure_reporting=True,
+            abort=True,
+            worker_restart=True,
+            fabric=backend.fabric,
+        )
+        self.known_failures = KNOWN[backend.name]
+        self._backend = backend
+        self._children = Children({**COMMON, **backend.environment})
+        self._nursery: Nursery | None = None
+
+    def version(self) -> str:
+        return importlib.metadata.version("sglang")
+
+    def close(self) -> None:
+        self._nursery = None
+        self._children.close()
+
+    def rooms(
+        self, prefill: WorkerSpec, decode: WorkerSpec, *, fabric: Fabric | None = None
+    ) -> drivers.Rooms:
+        from pd_testkit.targets.sglang.rooms import RoomsDriver
+
+        return RoomsDriver(self._backend.name, prefill, decode, self._fork)
+
+    def _fork(self, name: str) -> Fork:
+        if self._nursery is None:
+            conn = f"sglang.srt.disaggregation.{self._backend.name}.conn"
+            self._nursery = self._children.get("SGLang").make(
+                Nursery,
+                f"{Nursery.__module__}:{Nursery.__qualname__}",
+                deadline_s=IMPORT_S,
+                modules=[f"{__name__}.imported", conn, *self._backend.modules],
+            )
+        return Fork(name, self._nursery)
+
+
+def target(choice: Choice) -> Target:
+    """The target of ``--pd-target sglang[:BACKEND]``.
+
+    Raises:
+        TargetError: SGLang, or a package that the backend needs, is missing.
+    """
+    choice.takes(variants=tuple(BACKENDS))
+    backend = BACKENDS[choice.variant or next(iter(BACKENDS))]
+    if importlib.util.find_spec("sglang") is None:
+        raise TargetError(
+            "SGLang is not installed here: pip install --no-deps sglang==0.5.23, and what "
+            "docs/targets-sglang.md names beside it"
+        )
+    for module, packages in backend.packages.items():
+        if importlib.util.find_spec(module) is None:
+            raise TargetError(f"sglang:{backend.name} needs {module}: pip install {packages}")
+    return SglangTarget(backend)

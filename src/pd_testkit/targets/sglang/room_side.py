@@ -1,0 +1,138 @@
+"""An engine's senders or receivers, stepped as SGLang's queues do. In a forked process only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sglang.srt.disaggregation.base.conn import KVPoll
+from sglang.srt.disaggregation.common.conn import KVTransferError
+from sglang.srt.disaggregation.utils import KVClassType
+
+from pd_testkit.contract import Role, RoomState, WorkerSpec
+from pd_testkit.targets.sglang.engine import Engine, indices
+
+_STATES = {
+    KVPoll.Failed: RoomState.FAILED,
+    KVPoll.Bootstrapping: RoomState.BOOTSTRAPPING,
+    KVPoll.WaitingForInput: RoomState.WAITING_FOR_INPUT,
+    KVPoll.Transferring: RoomState.TRANSFERRING,
+    KVPoll.Success: RoomState.SUCCESS,
+}
+
+
+class SendingSide:
+    """P: as `PrefillBootstrapQueue` and the prefill scheduler's in-flight queue."""
+
+    def __init__(self, backend: str, spec: WorkerSpec, memory: str, port: int) -> None:
+        self._engine = Engine(Role.PRODUCER, backend, spec, memory, port)
+        self._senders: dict[int, Any] = {}
+
+    def bootstrap(self) -> str:
+        return self._engine.bootstrap
+
+    def side_channel(self) -> str:
+        return self._engine.side_channel
+
+    def open(self, room: int) -> None:
+        sender = self._engine.kind(KVClassType.SENDER)
+        self._senders[room] = sender(
+            mgr=self._engine.manager,
+            bootstrap_addr=self._engine.bootstrap,
+            bootstrap_room=room,
+        )
+
+    def announce(self, room: int, pages: int, aux_slot: int) -> None:
+        self._senders[room].init(pages, aux_slot)
+
+    def send(self, room: int, pages: Sequence[int]) -> None:
+        self._senders[room].send(indices(pages))
+
+    def poll(self, room: int) -> RoomState:
+        return _STATES[self._senders[room].poll()]
+
+    def failure(self, room: int) -> str:
+        return _failure(self._senders[room])
+
+    def abort(self, room: int) -> None:
+        self._senders[room].abort()
+
+    def clear(self, room: int) -> None:
+        sender = self._senders[room]
+        if sender.poll() == KVPoll.Failed:
+            _failure(sender)
+        sender.clear()
+
+    def close(self) -> None:
+        self._engine.server.close()
+
+
+class ReceivingSide:
+    """D: as `DecodePreallocQueue` and `DecodeTransferQueue`."""
+
+    def __init__(self, backend: str, spec: WorkerSpec, memory: str, port: int) -> None:
+        self._engine = Engine(Role.CONSUMER, backend, spec, memory, port)
+        self._receivers: dict[int, Any] = {}
+        self._met: set[int] = set()
+        """Rooms whose receiver knows P's workers."""
+        self._placed: set[int] = set()
+        """Rooms whose receiver has said where."""
+
+    def side_channel(self) -> str:
+        return self._engine.side_channel
+
+    def open(self, room: int) -> None:
+        receiver = self._engine.kind(KVClassType.RECEIVER)
+        self._receivers[room] = receiver(
+            mgr=self._engine.manager,
+            bootstrap_addr=self._engine.bootstrap,
+            bootstrap_room=room,
+        )
+        self._met.discard(room)
+        self._placed.discard(room)
+
+    def receive(self, room: int, pages: Sequence[int], aux_slot: int) -> None:
+        self._placed.add(room)
+        self._receivers[room].send_metadata(indices(pages), aux_slot)
+
+    def poll(self, room: int) -> RoomState:
+        receiver = self._receivers[room]
+        fresh = room not in self._met and receiver.poll() == KVPoll.Bootstrapping
+        if fresh and self._engine.manager.try_ensure_parallel_info(self._engine.bootstrap):
+            self._met.add(room)
+            receiver.init(0)
+        return _STATES[receiver.poll()]
+
+    def failure(self, room: int) -> str:
+        return _failure(self._receivers[room])
+
+    def quiet(self, room: int) -> bool:
+        """As `DecodeTransferQueue.pop_transferred` holds a failed request's pages back."""
+        receiver, manager = self._receivers[room], self._engine.manager
+        if receiver.poll() != KVPoll.Failed:
+            return False
+        if room not in self._placed or not manager.enable_deferred_decode_kv_release:
+            return True
+        receiver.ensure_abort_notified(force_arm=True)
+        if not receiver.abort_notified:
+            return True
+        return bool(manager.is_abort_release_safe(room, len(receiver.bootstrap_infos)))
+
+    def abort(self, room: int) -> None:
+        self._receivers[room].abort()
+
+    def clear(self, room: int) -> None:
+        receiver = self._receivers[room]
+        if receiver.poll() == KVPoll.Failed:
+            _failure(receiver)
+            self._engine.manager.clear_deferred_abort_state(room)
+        receiver.clear()
+
+
+def _failure(end: Any) -> str:
+    """What SGLang's schedulers ask a failed end for; it then forgets the room."""
+    try:
+        end.failure_exception()
+    except KVTransferError as error:
+        return error.failure_reason
+    return ""
