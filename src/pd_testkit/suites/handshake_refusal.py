@@ -9,27 +9,36 @@ from pd_testkit.suites.base import clause
 from pd_testkit.suites.meeting import LOCAL, REMOTE, by_way_of
 from pd_testkit.suites.tampering import Way, answers, untouched
 
+ANSWER_S = 1.0
+"""D's patience with what may be no answer to it, where its protocol cannot tell."""
+
 
 class Answers:
     """Answers that cannot be used."""
 
     @clause("HSK-015")
-    def test_a_truncated_answer_fails_the_load(self, meeting):
-        self.check_changed_answers(meeting, lambda frames: [[f[: len(f) // 2] for f in frames]])
+    def test_a_truncated_answer_fails_the_load(self, meeting, spec):
+        self.check_changed_answers(
+            meeting, spec, lambda frames: [[f[: len(f) // 2] for f in frames]]
+        )
 
     @clause("HSK-016")
-    def test_a_garbage_answer_fails_the_load(self, meeting):
-        self.check_changed_answers(meeting, lambda frames: [[bytes(range(256)) for _ in frames]])
-        self.check_changed_answers(meeting, lambda frames: [[b"\xc1" * 1_000_000 for _ in frames]])
+    def test_a_garbage_answer_fails_the_load(self, meeting, spec):
+        self.check_changed_answers(
+            meeting, spec, lambda frames: [[bytes(range(256)) for _ in frames]]
+        )
+        self.check_changed_answers(
+            meeting, spec, lambda frames: [[b"\xc1" * 1_000_000 for _ in frames]]
+        )
 
     @clause("HSK-017")
-    def test_an_answer_with_frames_missing_or_empty_fails_the_load(self, meeting):
-        self.check_changed_answers(meeting, lambda frames: [[b"" for _ in frames]])
-        self.check_changed_answers(meeting, lambda frames: [frames[:-1] or [b""]])
-        self.check_changed_answers(meeting, lambda frames: [[frames[-1], *frames]])
+    def test_an_answer_with_frames_missing_or_empty_fails_the_load(self, meeting, spec):
+        self.check_changed_answers(meeting, spec, lambda frames: [[b"" for _ in frames]])
+        self.check_changed_answers(meeting, spec, lambda frames: [frames[:-1] or [b""]])
+        self.check_changed_answers(meeting, spec, lambda frames: [[frames[-1], *frames]])
 
-    def check_changed_answers(self, meeting, change) -> None:
-        met = meeting(engines=2)
+    def check_changed_answers(self, meeting, spec, change) -> None:
+        met = meeting(decode=spec(patience_s=ANSWER_S), engines=2)
         between = met.between(answers(change))
         met.check_never_received(by_way_of(between, met.hand_off("bad")))
         assert between.messages(Way.ANSWERED), "no answer of P's was changed"
@@ -52,8 +61,8 @@ class Answers:
         met.check_never_received(named.with_(block_ids=(5, spec().num_blocks)), other=0)
 
     @clause("HSK-029")
-    def test_a_handshake_that_failed_is_tried_anew(self, meeting):
-        met = meeting(engines=2)
+    def test_a_handshake_that_failed_is_tried_anew(self, meeting, spec):
+        met = meeting(decode=spec(patience_s=ANSWER_S), engines=2)
         between = met.between(answers(lambda frames: [[b"\xc1"]]))
         met.check_never_received(by_way_of(between, met.hand_off("bad")))
         between.tamper = untouched

@@ -49,6 +49,8 @@ class Meeting:
         self._fabric = fabric
         self.received: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
+        self._engines = engines
         self.can = can
         self._taken = taken
         for engine in range(engines):
@@ -107,10 +109,13 @@ class Meeting:
         self.check_kv(engine)
 
     def look(self) -> None:
-        """Take note of what D's workers say."""
+        """Take note of what the workers say: P's as well, for they may have to move the bytes."""
         for report in self.pair.poll(Role.CONSUMER):
             self.received.update(report.received)
             self.failed.update(report.failed)
+        for engine in range(self._engines):
+            for report in self.pair.poll(Role.PRODUCER, engine=engine):
+                self.sent.update(report.sent)
 
     def until_ended(self, *request_ids: str) -> None:
         """Until D's workers have said of each that it was received or that it failed."""

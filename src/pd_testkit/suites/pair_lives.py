@@ -116,7 +116,7 @@ class Deaths:
 
     @clause("PAIR-067")
     def test_a_load_from_a_dead_peer_fails(self, start, spec):
-        for met, patience_s in ((False, 0.1), (True, 5.0)):
+        for met, patience_s in ((False, 0.1), (True, 2.0)):
             run = start(spec(), spec(patience_s=patience_s))
             if met:
                 run.arrive(run.fetch(run.prompt("a", [5]), [5]))
@@ -142,7 +142,7 @@ class Deaths:
     @clause("PAIR-069")
     def test_what_a_peer_held_before_its_restart_is_not_read_from_its_new_memory(self, start, spec):
         for met in (False, True):
-            run = start(spec(), spec())
+            run = start(spec(), spec(patience_s=2.0))
             if met:
                 run.arrive(run.fetch(run.prompt("a", [5]), [5]))
             lost = run.prompt("lost", [3, 1])
@@ -156,7 +156,7 @@ class Deaths:
 
     @clause("PAIR-070")
     def test_a_dead_peer_leaves_the_others_alone(self, start, spec):
-        run = start([spec(), spec()], spec(num_blocks=32, patience_s=5.0))
+        run = start([spec(), spec()], spec(num_blocks=32, patience_s=2.0))
         for engine in (0, 1):  # both are met
             run.arrive(run.fetch(run.prompt(f"met-{engine}", [5], engine=engine), [20 + engine]))
         orders = [run.fetch(run.prompt(f"{e}", [3, 1], engine=e), [4 * e, 2 + e]) for e in (0, 1)]
@@ -171,7 +171,7 @@ class Deaths:
     def test_a_request_of_a_peer_that_came_back_is_released_by_its_own_reader_only(
         self, start, spec
     ):
-        run = start(spec(), spec(patience_s=5.0))
+        run = start(spec(), spec(patience_s=2.0))
         run.arrive(run.fetch(run.prompt("met", [5]), [5]))
         late, old = run.prompt("late", [7]), run.fetch(run.prompt("old", [3, 1]), [0, 2])
         run.pair.kill()

@@ -102,7 +102,10 @@ class Pair(Protocol):
         """
 
     def kill(self, *, engine: int = 0) -> None:
-        """P's workers die: side channel, memory and network at once. ``worker_restart``."""
+        """P's workers die: side channel, memory and network at once. ``worker_restart``.
+
+        From then on they report nothing.
+        """
 
     def restart(self, *, engine: int = 0) -> None:
         """P's workers come back at the same side channel, with new memory. ``worker_restart``."""
