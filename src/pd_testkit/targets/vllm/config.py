@@ -96,7 +96,12 @@ def vllm_config(spec: EngineSpec, connector: Connector, engine_id: str) -> VllmC
         model_config=model,
         cache_config=cache,
         scheduler_config=scheduler,
-        parallel_config=ParallelConfig(tensor_parallel_size=spec.tp_size),
+        parallel_config=ParallelConfig(
+            tensor_parallel_size=spec.tp_size,
+            data_parallel_size=spec.dp_size,
+            data_parallel_size_local=spec.dp_size,
+            data_parallel_rank=spec.dp_rank,
+        ),
         kv_transfer_config=transfer,
         device_config=DeviceConfig("cpu"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 from vllm.distributed.kv_transfer.kv_connector.v1 import KVConnectorRole, SupportsHMA
@@ -20,12 +21,14 @@ from pd_testkit.contract import (
     Request,
     RequestId,
     StepMetadata,
+    TransferId,
     TransferIds,
 )
 from pd_testkit.targets.vllm.config import kv_cache_config, vllm_config
 from pd_testkit.targets.vllm.connectors import CONNECTORS
-from pd_testkit.targets.vllm.hand_off import WIRES
 from pd_testkit.targets.vllm.engine import vllm_request
+from pd_testkit.targets.vllm.hand_off import WIRES
+from pd_testkit.targets.vllm.notifications import Notifications
 
 _numbers = itertools.count(1)
 
@@ -41,6 +44,10 @@ class SchedulerSideDriver:
         self._connector = KVConnectorFactory.create_connector(
             config, KVConnectorRole.SCHEDULER, kv_cache_config(spec)
         )
+        self._notifications = Notifications()
+        if variant == "moriio-write":
+            self._connector.connector_scheduler.paths = self._notifications
+        self._transfers: dict[TransferId, RequestId] = {}
         self._requests: dict[RequestId, VllmRequest] = {}
         self._matches: dict[RequestId, tuple[int, Match]] = {}
         self._running: dict[RequestId, NewRequestData] = {}
@@ -51,6 +58,8 @@ class SchedulerSideDriver:
     def add(self, request: Request) -> None:
         added = vllm_request(request, self._wire.params(request), None)
         self._requests[request.request_id] = added
+        if request.source is not None and request.source.transfer_id is not None:
+            self._transfers[request.source.transfer_id] = request.request_id
         self._connector.on_new_request(added)
 
     def match(self, request_id: RequestId, computed_tokens: int = 0) -> Match:
@@ -83,7 +92,9 @@ class SchedulerSideDriver:
         }
         output.total_num_scheduled_tokens = sum(output.num_scheduled_tokens.values())
         self._running.clear()
-        return self._wire.metadata(self._connector.build_connector_meta(output))
+        told = self._wire.metadata(self._connector.build_connector_meta(output))
+        notified = self._notifications.take(self._transfers)
+        return replace(told, receive={**told.receive, **notified})
 
     def finished(
         self, request_id: RequestId, block_ids: Sequence[int], output: Sequence[int] = (0,)
