@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pd_testkit.contract import Capabilities, Role, Unit
+from pd_testkit.contract import Capabilities, Role, Unit, WorkerSpec
 
 _SCHEDULING = (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER, Unit.ENGINE)
 # A store has no peer: nothing of its metadata or its scheduler half speaks of a hand-off.
@@ -29,7 +29,8 @@ class Connector:
         extra: its ``kv_connector_extra_config``.
         within: the connectors that it combines, as their configuration has them.
         modes: ``read`` (D's worker reads from P's) and ``write``, where a pair can be had.
-        side_channel: the environment variables that name its host and its port.
+        variables: environment of its workers by name, with ``{host}`` and ``{port}`` of the
+            engine's side channel, and ``{third_s}``, of the patience, for what is tried so often.
         least_patience_s: for which D's worker waits for an answer on it.
     """
 
@@ -45,14 +46,16 @@ class Connector:
     extra: Mapping[str, Any] = field(default_factory=dict)
     within: tuple[Mapping[str, Any], ...] = ()
     modes: tuple[str, ...] = ()
-    side_channel: tuple[str, str] | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
     least_patience_s: float = 0.0
 
-    def environment(self, host: str, port: int) -> dict[str, str]:
-        """Of a worker whose engine's side channel is to be there."""
-        if self.side_channel is None:
-            return {}
-        return dict(zip(self.side_channel, (host, str(port)), strict=True))
+    def environment(self, spec: WorkerSpec, port: int) -> dict[str, str]:
+        """Of a worker whose engine's side channel is at that port."""
+        third_s = spec.patience_s / 3
+        return {
+            name: value.format(host=spec.host, port=port, third_s=third_s)
+            for name, value in self.variables.items()
+        }
 
 
 _COMMON = Capabilities(
@@ -98,16 +101,34 @@ CONNECTORS: dict[str, Connector] = {
             ),
             packages={"nixl": "nixl==1.5.1 and nixl_cu12==1.5.1, both with --no-deps"},
             modes=("read",),
-            side_channel=("VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT"),
+            variables={
+                "VLLM_NIXL_SIDE_CHANNEL_HOST": "{host}",
+                "VLLM_NIXL_SIDE_CHANNEL_PORT": "{port}",
+            },
             least_patience_s=5.0,
         ),
         Connector(
             "mooncake",
             "MooncakeConnector",
-            _SCHEDULING,
-            _MOONCAKE,
+            _SCHEDULING + _WORKERS,
+            replace(
+                _MOONCAKE,
+                write_mode=True,
+                mla=True,
+                tp_asymmetry=True,
+                layouts=True,
+                worker_restart=True,
+                suffix_loads=True,
+            ),
             packages={"mooncake": "mooncake-transfer-engine-non-cuda"},
             extra={"mooncake_protocol": "tcp"},
+            modes=("write",),
+            variables={
+                "VLLM_HOST_IP": "{host}",
+                "VLLM_MOONCAKE_BOOTSTRAP_PORT": "{port}",
+                "VLLM_MOONCAKE_CONNECTOR_TIMEOUT": "{third_s}",
+                "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "8",
+            },
         ),
         Connector(
             "moriio",

@@ -99,7 +99,7 @@ class PairDriver:
         params = self._dialect.prefill(request_id)
         its.begin([Order(request_id, block_ids, tokens, 0, params)])
         its.settled()
-        answer = self._dialect.answer(its.scheduler.finish(request_id), its.place)
+        answer = self._dialect.answer(params, its.scheduler.finish(request_id), its.place)
         its.begin()  # its workers hear that it has ended
         its.settled()
         source = self._dialect.hand_off(answer)

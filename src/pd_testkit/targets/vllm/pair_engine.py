@@ -116,7 +116,7 @@ class Engine:
                 rank,
                 str(group),
                 [memory.path for memory in self._memory[rank]],
-                environment=self._connector.environment(self.spec.host, self.port),
+                environment=self._connector.environment(self.spec, self.port),
             )
             return homes[rank].make(Worker, _FACTORY, deadline_s=_CALL_S, seat=seat)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from pd_testkit.contract import HandOff, RequestId
 from pd_testkit.targets.vllm.pair_seat import Params
@@ -33,8 +34,8 @@ class Dialect(Protocol):
     def prefill(self, request_id: RequestId) -> Params:
         """What a proxy sends to P."""
 
-    def answer(self, finished: Params | None, place: Place) -> Params:
-        """What the proxy has from P, where the connector's scheduler half gave that at the end."""
+    def answer(self, asked: Params, finished: Params | None, place: Place) -> Params:
+        """What the proxy then knows: of what it asked, and what P's scheduler half gave."""
 
     def hand_off(self, answer: Params) -> HandOff:
         """That, in the contract's words."""
@@ -49,7 +50,7 @@ class Nixl:
     def prefill(self, request_id: RequestId) -> Params:
         return {"do_remote_decode": True, "do_remote_prefill": False}
 
-    def answer(self, finished: Params | None, place: Place) -> Params:
+    def answer(self, asked: Params, finished: Params | None, place: Place) -> Params:
         if finished is None:
             raise RuntimeError("vLLM's request_finished has made no hand-off")
         return finished
@@ -76,5 +77,46 @@ class Nixl:
         }
 
 
-DIALECTS: dict[str, Dialect] = {"nixl": Nixl()}
+class Mooncake:
+    """Of `MooncakeConnector`: the proxy names the transfer to both, and P's bootstrap server to D;
+    P answers nothing."""
+
+    def prefill(self, request_id: RequestId) -> Params:
+        return {
+            "do_remote_decode": True,
+            "do_remote_prefill": False,
+            "transfer_id": f"xfer-{request_id}",
+        }
+
+    def answer(self, asked: Params, finished: Params | None, place: Place) -> Params:
+        return {
+            "remote_engine_id": place.engine_id,
+            "remote_bootstrap_addr": _http(place.host, place.port),
+            "transfer_id": asked["transfer_id"],
+        }
+
+    def hand_off(self, answer: Params) -> HandOff:
+        where = urlsplit(answer["remote_bootstrap_addr"])
+        return HandOff(
+            engine_id=answer["remote_engine_id"],
+            host=where.hostname,
+            handshake_port=where.port,
+            transfer_id=answer["transfer_id"],
+        )
+
+    def decode(self, answer: Params, source: HandOff) -> Params:
+        return {
+            "do_remote_prefill": True,
+            "do_remote_decode": False,
+            "remote_engine_id": source.engine_id,
+            "remote_bootstrap_addr": _http(source.host, source.handshake_port),
+            "transfer_id": source.transfer_id,
+        }
+
+
+def _http(host: str | None, port: int | None) -> str:
+    return f"http://[{host}]:{port}" if ":" in (host or "") else f"http://{host}:{port}"
+
+
+DIALECTS: dict[str, Dialect] = {"nixl": Nixl(), "mooncake": Mooncake()}
 """By the connector's variant."""

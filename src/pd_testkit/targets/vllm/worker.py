@@ -28,7 +28,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from pd_testkit.contract import RequestId, Role, WorkerReport
 from pd_testkit.fabric.shared_memory import SharedMemory
-from pd_testkit.targets.vllm import worker_config
+from pd_testkit.targets.vllm import worker_config, worker_environment
 from pd_testkit.targets.vllm.connectors import CONNECTORS
 from pd_testkit.targets.vllm.pair_seat import Order, Params, Seat
 from pd_testkit.targets.vllm.worker_peers import known_layers
@@ -41,6 +41,7 @@ class WorkerDriver:
         threads, cores = _threads(), os.sched_getaffinity(0)
         connector = CONNECTORS[seat.variant]
         os.environ.update(seat.environment)
+        worker_environment.without_accelerator()
         self._seat = seat
         self._config = worker_config.vllm_config(seat, connector)
         caches = worker_config.kv_cache_config(seat.spec)
