@@ -23,12 +23,12 @@ def run_guide(name):
 
 
 def test_the_guide_to_the_fabric_runs():
-    assert run_guide("fabric.md") == 3
+    assert run_guide("fabric.md") == 4
 
 
 def test_the_guide_to_the_stubs_runs(monkeypatch):
     monkeypatch.setattr(sys.modules["pd_testkit.stubs.install"], "_extensions", [])
-    assert run_guide("stubs.md") == 2
+    assert run_guide("stubs.md") == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
