@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pd_testkit.contract import (
     Aggregator,
+    Capabilities,
     EngineScheduler,
     EngineSpec,
     Metadata,
@@ -24,7 +27,9 @@ from pd_testkit.contract import (
 )
 from pd_testkit.targets.process import Children
 from pd_testkit.targets.vllm.connectors import CONNECTORS, Connector
+from pd_testkit.targets.vllm.known import failures_of
 from pd_testkit.targets.vllm.pair import PairDriver
+from pd_testkit.targets.vllm.versions import capabilities_of
 
 if TYPE_CHECKING:
     from pd_testkit.fabric import Fabric
@@ -61,19 +66,26 @@ class VllmTarget(Target):
     latent_spec = WorkerSpec(mla=True, kv_heads=1, head_dim=72, block_size=16)
     """That for latent caches has blocks of 16."""
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: Connector, capabilities: Capabilities, release: str) -> None:
         self.name = f"vllm:{connector.variant}"
         self.units = connector.units
-        self.capabilities = connector.capabilities
-        self._connector = connector
+        self.capabilities = capabilities
+        self.known_failures = failures_of(connector)
         self.least_patience_s = connector.least_patience_s
-        self._children = Children(ENVIRONMENT, IMPORTS)
+        self._connector = connector
+        self._release = release
 
     def version(self) -> str:
-        return importlib.metadata.version("vllm")
+        return self._release
+
+    def open(self) -> None:
+        """Take a folder for all that the children leave behind."""
+        self._folder = tempfile.TemporaryDirectory(prefix="pd-vllm-")
+        self._children = Children({**ENVIRONMENT, "TMPDIR": self._folder.name}, IMPORTS)
 
     def close(self) -> None:
         self._children.close()
+        self._folder.cleanup()
 
     def aggregator(self, *, world_size: int, expected: int | None = None) -> Aggregator:
         return self._children.get("consumer").make(
@@ -104,7 +116,6 @@ class VllmTarget(Target):
             variant=self._connector.variant,
         )
 
-
     def pair(
         self,
         prefill: Sequence[WorkerSpec],
@@ -120,15 +131,19 @@ def target(choice: Choice) -> Target:
     """The target of ``--pd-target vllm[:CONNECTOR]``.
 
     Raises:
-        TargetError: vLLM, or a package that the connector needs, is missing.
+        TargetError: vLLM, or a package that the connector needs, is missing, or the target does
+            not know that vLLM.
     """
     choice.takes(variants=tuple(CONNECTORS))
     connector = CONNECTORS[choice.variant or next(iter(CONNECTORS))]
-    if importlib.util.find_spec("vllm") is None:
+    vllm = importlib.util.find_spec("vllm")
+    if vllm is None or vllm.origin is None:
         raise TargetError("vLLM is not installed here: see docs/targets-vllm.md for how, on a CPU")
     for module, distribution in connector.packages.items():
         if importlib.util.find_spec(module) is None:
             raise TargetError(
                 f"the connector {connector.variant} needs {module}: pip install {distribution}"
             )
-    return VllmTarget(connector)
+    release = importlib.metadata.version("vllm")
+    package = Path(vllm.origin).parent
+    return VllmTarget(connector, capabilities_of(package, connector, release), release)
