@@ -40,8 +40,9 @@ class History:
         """Those that the engine may still know."""
         self.live_loads: dict[str, tuple[int, ...]] = {}
         """Request id to the local blocks that its load writes."""
-        self.unsent: set[str] = set()
-        """Requests whose hand-off no peer has answered."""
+        self.unsent: dict[str, tuple[int, ...]] = {}
+        """Request id to the blocks that P keeps until a peer has answered."""
+        self.answered: set[str] = set()
         self.aborted: set[str] = set()
 
     def add(self, tokens: int, *, transfers: bool) -> None:
@@ -73,7 +74,8 @@ class History:
                 self.live_loads[request_id] = meta.local_block_ids
         ended = self.engine.complete()
         if self.spec.role is Role.PRODUCER:
-            self.unsent.update(each for each in ended if self.engine.hand_off(each) is not None)
+            kept = {each: self.engine.block_table(each) for each in ended}
+            self.unsent |= {each: blocks for each, blocks in kept.items() if blocks}
 
     def happen(self, event: str, number: int) -> None:
         """One event; ``number`` chooses the request that it happens to, if there is one."""
@@ -102,22 +104,20 @@ class History:
     def _can(self, event: str, request_id: str) -> bool:
         match event:
             case "answer" | "fail":
-                return not self._is_answered(request_id)
+                return request_id in self.live_loads or request_id in self.unsent
             case "answer again":
-                return self._is_answered(request_id)
+                return request_id in self.answered
             case "abort":
                 return self.engine.state(request_id) is not RequestState.FINISHED
             case _:
                 running = self.engine.state(request_id) is RequestState.RUNNING
                 return running and request_id not in self.aborted
 
-    def _is_answered(self, request_id: str) -> bool:
-        return request_id not in self.live_loads and request_id not in self.unsent
-
     def answer(self, request_id: str, *, succeeds: bool) -> None:
         """The workers are done with the request's load or send."""
+        self.answered.add(request_id)
         if request_id in self.unsent:
-            self.unsent.remove(request_id)
+            del self.unsent[request_id]
             sent(self.engine, request_id)
         else:
             del self.live_loads[request_id]
@@ -128,10 +128,11 @@ class History:
         assert self.engine.free_blocks() + len(counts) == self.pool, "free or in use, not both"
         for request_id, blocks in self.live_loads.items():
             assert_in_use(counts, blocks, f"{request_id}'s load writes them")
-        for request_id in self.unsent:
+        for request_id, blocks in self.unsent.items():
+            assert_in_use(counts, blocks, f"{request_id} is not sent")
             hand_off = self.engine.hand_off(request_id)
-            assert hand_off is not None
-            assert_in_use(counts, hand_off.block_ids or (), f"{request_id} is not sent")
+            named = set() if hand_off is None else set(hand_off.block_ids or ())
+            assert named <= set(blocks), f"{request_id}'s hand-off names blocks that it keeps"
         users: dict[int, int] = {}
         for request_id in list(self.unsettled):
             table = self.engine.block_table(request_id)

@@ -15,6 +15,7 @@ from pd_testkit.suites.engine_flow import (
     ended,
     failed,
     hold,
+    issue,
     loads_of,
     park,
     producer,
@@ -99,7 +100,7 @@ class PrefixClauses(Suite):
         engine = make(consumer(prefix_caching=True))
         serve(engine, local("l-1", 2 * BLOCK_SIZE + 1))
         source = source_of(4 * BLOCK_SIZE)
-        load = park(engine, remote(tokens=4 * BLOCK_SIZE, source=source))
+        load, _ = issue(engine, remote(tokens=4 * BLOCK_SIZE, source=source))
         table = engine.block_table("d-1")
         expected = tuple(zip(table[2:4], (source.block_ids or ())[2:], strict=True))
         assert load.pairs == expected, "the first two blocks of the prompt are on D"

@@ -373,7 +373,7 @@ CLAUSES: tuple[Clause, ...] = (
         "With a prefix cached on D only the other blocks are loaded, each into its place.",
         "P's first blocks land in the place of later ones: a fluent wrong answer.",
         ("xLLM-AI/xllm#2040",),
-        _ASYNC | _HAND_OFF_BLOCKS | _PREFIX_AWARE_MATCH,
+        _HAND_OFF_BLOCKS | _PREFIX_AWARE_MATCH,
     ),
     Clause(
         "ENG-053",
@@ -400,6 +400,7 @@ CLAUSES: tuple[Clause, ...] = (
         "So it is on D when receives are reported late and twice, too.",
         "A retried message in some rare order of events crashes the engine, or doubles a block.",
         ("vllm-project/vllm#56089", "vllm-project/vllm#57570"),
+        _ASYNC,
     ),
     Clause(
         "ENG-057",

@@ -26,11 +26,13 @@ from pd_testkit.contract import (
     RequestId,
     RequestState,
     Step,
+    TransferId,
     WorkerReport,
 )
 from pd_testkit.targets.vllm.config import kv_cache_config, vllm_config
 from pd_testkit.targets.vllm.connectors import CONNECTORS
 from pd_testkit.targets.vllm.hand_off import WIRES
+from pd_testkit.targets.vllm.notifications import Notifications
 
 _TOKEN = 7
 _END_TOKEN = 2
@@ -53,6 +55,8 @@ class EngineSchedulerDriver:
             block_size=spec.block_size,
             log_stats=False,
         )
+        self._notifications = _listen(self._scheduler.connector)
+        self._transfers: dict[TransferId, RequestId] = {}
         self._hasher = _block_hasher(spec.block_size) if spec.prefix_caching else None
         self._output: SchedulerOutput | None = None
         self._reports: list[WorkerReport] = []
@@ -67,11 +71,16 @@ class EngineSchedulerDriver:
     def add(self, request: Request) -> None:
         self._responses.pop(request.request_id, None)
         self._errors.discard(request.request_id)
+        if request.source is not None and request.source.transfer_id is not None:
+            self._transfers[request.source.transfer_id] = request.request_id
         self._scheduler.add_request(vllm_request(request, self._wire.params(request), self._hasher))
 
     def step(self) -> Step:
         self._output = self._scheduler.schedule()
         metadata = self._wire.metadata(self._output.kv_connector_metadata)
+        if self._notifications is not None:
+            told = self._notifications.take(self._transfers)
+            metadata = replace(metadata, receive={**metadata.receive, **told})
         self._loads |= {name: meta.local_block_ids for name, meta in metadata.receive.items()}
         finished, self._aborted = frozenset(self._aborted), set()
         return Step(dict(self._output.num_scheduled_tokens), metadata, finished)
@@ -181,6 +190,16 @@ class EngineSchedulerDriver:
                 told.invalid_block_ids |= set(self._loads.get(request_id, ()))
         told.finished_sending, told.finished_recving = sent or None, received or None
         return None if told.is_empty() else told
+
+
+def _listen(connector: Any) -> Notifications | None:
+    """What D tells P directly, where the connector has sockets for that."""
+    half = getattr(connector, "connector_scheduler", None)
+    if not isinstance(getattr(half, "paths", None), dict):
+        return None
+    half.paths = Notifications()
+    notifications: Notifications = half.paths
+    return notifications
 
 
 def _queued(connector: Any) -> bool:
