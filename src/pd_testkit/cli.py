@@ -1,7 +1,8 @@
-"""``pd-testkit``: the contract, the stubs and the proxy from the command line."""
+"""``pd-testkit``: the contract, its checks, the stubs and the proxy from the command line."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -10,19 +11,21 @@ import click
 
 import pd_testkit
 
+_APART = {"conform": "pd_testkit.conform", "proxy": "pd_testkit.proxy.command"}
+"""Commands with a module of their own, which has the command by the same name."""
+
 
 class Commands(click.Group):
-    """Imports the proxy, with its event loop and sockets, only where it is asked for."""
+    """Imports pytest, and the proxy with its event loop, only where they are asked for."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), "proxy"])
+        return sorted([*super().list_commands(context), *_APART])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name != "proxy":
+        if name not in _APART:
             return super().get_command(context, name)
-        from pd_testkit.proxy.command import proxy
-
-        return proxy
+        command: click.Command = getattr(importlib.import_module(_APART[name]), name)
+        return command
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,7 +33,7 @@ class Commands(click.Group):
 def main() -> None:
     """Proves a prefill/decode disaggregated serving stack right, on a plain CPU.
 
-    The checks themselves are pytest's: pytest --pyargs pd_testkit.suites --pd-target TARGET
+    The same checks in pytest: pytest --pyargs pd_testkit.suites --pd-target TARGET
     """
 
 

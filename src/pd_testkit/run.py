@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from collections.abc import Generator
 from dataclasses import asdict
 from functools import cached_property
@@ -141,7 +142,7 @@ class Run:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Mark each clause's test with the layer of its clause; leave out other layers."""
         for item in items:
-            if (clause_id := _clause_id(item)) is not None:
+            if (clause_id := clause_of(item)) is not None:
                 from pd_testkit.contract.clauses import CLAUSES
 
                 if clause_id in CLAUSES:
@@ -163,7 +164,7 @@ class Run:
         """The header comes here where only the collected tests tell that the kit is at work."""
         if self._asked or self.config.get_verbosity() < 0:
             return None
-        return self._header() if any(_clause_id(item) is not None for item in items) else None
+        return self._header() if any(clause_of(item) is not None for item in items) else None
 
     def _header(self) -> str:
         named = "reference (default)"
@@ -183,7 +184,7 @@ class Run:
         One that names no clause stops the run: here and not when it is collected, as xdist's
         workers cannot refuse what they collect.
         """
-        if (clause_id := _clause_id(item)) is not None:
+        if (clause_id := clause_of(item)) is not None:
             from pd_testkit.contract.clauses import CLAUSES, unknown_clause
 
             if clause_id not in CLAUSES:
@@ -202,7 +203,7 @@ class Run:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Put the verdict on the report, which brings it from an xdist worker to the controller."""
         report = yield
-        clause_id = _clause_id(item)
+        clause_id = clause_of(item)
         if clause_id is None:
             return report
         from pd_testkit.report.verdict import judge
@@ -215,12 +216,30 @@ class Run:
             clause=clause_id,
             target=target.name,
             version=self.version(target),
+            again=self._again(item, clause_id, target),
         )
         if verdict.unusable:
             report.longrepr = verdict.unusable
             item.session.shouldfail = verdict.unusable
         vars(report)[VERDICT] = asdict(verdict)
         return report
+
+    def _again(self, item: pytest.Item, clause_id: str, target: Target) -> str:
+        """The command that checks the clause alone, with the same examples.
+
+        It takes pytest where the check, or the target, is the repository's own.
+        """
+        kits = item.function.__module__.startswith("pd_testkit.")  # type: ignore[attr-defined]
+        if kits and target is self._target:
+            words, prefix = ["pd-testkit", "conform", "--clause", clause_id], "--"
+        else:
+            words, prefix = ["pytest", item.nodeid], "--pd-"
+        for name in ("target", "source", "router"):
+            if given := self.config.getoption(f"--pd-{name}"):
+                words += [f"{prefix}{name}", given]
+        words += [f"{prefix}seed", str(self.seed)]
+        level = os.environ.get("PD_EXAMPLES")
+        return (f"PD_EXAMPLES={shlex.quote(level)} " if level else "") + shlex.join(words)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self._worker is None and (found := vars(report).get(VERDICT)) is not None:
@@ -233,11 +252,12 @@ class Run:
 
     # -- end ---------------------------------------------------------------------------------
 
-    def _results(self) -> tuple[TargetResults, ...]:
+    def results(self) -> tuple[TargetResults, ...]:
+        """What became of the clauses so far, by target."""
         return self._journal.targets() if self._journal is not None else ()
 
     def _conforms(self) -> bool:
-        return all(target.conforms for target in self._results())
+        return all(target.conforms for target in self.results())
 
     def _conformance(self) -> Conformance:
         from pd_testkit.report.conformance import Conformance
@@ -249,7 +269,7 @@ class Run:
             kit=pd_testkit.__version__,
             python=platform.python_version(),
             platform=platform.platform(),
-            targets=self._results(),
+            targets=self.results(),
         )
 
     @pytest.hookimpl(tryfirst=True)
@@ -266,12 +286,11 @@ class Run:
             self.written = files.write(self._conformance(), Path(file))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for target in self._results():
-            from pd_testkit.report.table import details, table, verdict
+        for target in self.results():
+            from pd_testkit.report.table import details, table, title, verdict
 
             colour = {"green" if target.conforms else "red": True}
-            title = f"P/D conformance: {target.name} {target.version}"
-            terminalreporter.write_sep("=", title, **colour)
+            terminalreporter.write_sep("=", title(target), **colour)
             for line in table(target):
                 terminalreporter.write_line(line)
             if self.config.get_verbosity() >= 0:
@@ -287,7 +306,7 @@ def split(given: str) -> list[str]:
     return [name.strip() for name in given.split(",")]
 
 
-def _clause_id(item: pytest.Item) -> str | None:
+def clause_of(item: pytest.Item) -> str | None:
     """The clause that a test checks; None for any other test."""
     mark = item.get_closest_marker("pd_clause")
     if mark is None:

@@ -19,6 +19,12 @@ def table(result: pytest.RunResult) -> list[str]:
     return lines[start : end + 1]
 
 
+def again(test: str) -> str:
+    """How that check of the repository's own is run alone, with whatever seed."""
+    node = f"test_suite.py::TestAggregator::{test}"
+    return f"pytest {node} --pd-target shop:Shop --pd-seed *"
+
+
 def test_a_kept_clause_conforms(repository: Repository) -> None:
     repository.suite(KEPT)
     result = repository.run("--pd-seed", "7")
@@ -65,9 +71,11 @@ def test_of_that_unit_too(self): assert False
             "broken:",
             f"  AGG-002  {CLAUSES['AGG-002'].statement}",
             "           counted twice",
+            f"           {again('test_broken')}",
             "known broken:",
             f"  AGG-003  {CLAUSES['AGG-003'].statement}",
             "           drops late reports (https://bugs.test/3)",
+            f"           {again('test_known_broken')}",
             "not applicable:",
             "  shop has no unit metadata: META-001..002",
             "shop DOES NOT CONFORM: 1 kept, 1 broken, 1 known broken, 2 not applicable; seed *",
@@ -94,7 +102,7 @@ def test_a_broken_clause_has_a_cause_of_one_line(
 ) -> None:
     repository.suite(f'@clause("AGG-001")\ndef test_one(self): {body}')
     repository.run().stdout.fnmatch_lines(
-        ["broken:", "  AGG-001  *", f"           {cause}", "shop DOES NOT CONFORM*"],
+        ["broken:", "  AGG-001  *", f"           {cause}", f"           {again('test_one')}"],
         consecutive=True,
     )
 
@@ -125,6 +133,7 @@ def test_an_unexpected_skip_fails_the_run(repository: Repository) -> None:
             "skipped, though applicable:",
             "  AGG-002  *",
             "           no numpy here",
+            f"           {again('test_two')}",
             "shop DOES NOT CONFORM: 1 kept, 1 skipped; seed *",
         ],
         consecutive=True,

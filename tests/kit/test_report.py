@@ -149,6 +149,7 @@ def test_the_json_has_the_documented_shape() -> None:
         "cause": NASTY,
         "duration": 0.25,
         "test": "test_AGG-002",
+        "again": "",
     }
 
 

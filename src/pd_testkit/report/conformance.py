@@ -57,6 +57,8 @@ class Verdict:
     """One line: why the clause is not simply kept."""
     unusable: str = ""
     """One line: why the run must stop, as the target cannot be used."""
+    again: str = ""
+    """The command that checks this clause of this target alone, in the same way."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Result:
     """Seconds, setup and teardown included."""
     test: str = ""
     """The pytest node id of the check."""
+    again: str = ""
+    """The command that checks it alone, in the same way."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ class Journal:
             if verdict.outcome is None:
                 continue
             outcome = Outcome(verdict.outcome)
-            result = Result(CLAUSES[verdict.clause], outcome, verdict.cause, duration, test)
+            result = Result(
+                CLAUSES[verdict.clause], outcome, verdict.cause, duration, test, verdict.again
+            )
             versions[verdict.target] = verdict.version
             clauses = found.setdefault(verdict.target, {})
             clauses[verdict.clause] = _worse(clauses.get(verdict.clause, result), result)

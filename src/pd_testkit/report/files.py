@@ -86,4 +86,5 @@ def _clause(result: Result) -> dict[str, Any]:
         "cause": result.cause,
         "duration": result.duration,
         "test": result.test,
+        "again": result.again,
     }

@@ -33,7 +33,7 @@ def table(target: TargetResults) -> list[str]:
 
 
 def details(target: TargetResults) -> Iterator[str]:
-    """Each clause that is not simply kept, with its cause."""
+    """Each clause that is not simply kept, with its cause, and how to check it alone."""
     for outcome, heading in (
         (Outcome.BROKEN, "broken"),
         (Outcome.FIXED, "fixed: listed as known failures, but kept"),
@@ -45,7 +45,10 @@ def details(target: TargetResults) -> Iterator[str]:
             yield f"{heading}:"
         for result in results:
             yield f"  {result.clause.id}  {result.clause.statement}"
-            yield f"  {' ' * len(result.clause.id)}  {result.cause}"
+            indent = " " * len(result.clause.id)
+            yield f"  {indent}  {result.cause}"
+            if result.again:
+                yield f"  {indent}  {result.again}"
     groups = group_by_cause(target.of(Outcome.NOT_APPLICABLE))
     if groups:
         yield "not applicable:"
@@ -53,14 +56,19 @@ def details(target: TargetResults) -> Iterator[str]:
         yield f"  {cause}: {_ids(alike)}"
 
 
-def verdict(target: TargetResults, seed: int) -> str:
+def title(target: TargetResults) -> str:
+    """The line above the table."""
+    return f"P/D conformance: {target.name} {target.version}"
+
+
+def verdict(target: TargetResults, seed: int, option: str = "--pd-seed") -> str:
     """The last line: does the target conform, and how to run the same again."""
     count = target.count()
     told = [f"{count[outcome]} {outcome}" for outcome in Outcome if count[outcome]]
     word = "conforms" if target.conforms else "DOES NOT CONFORM"
     if target.conforms and count[Outcome.KNOWN_BROKEN]:
         word += " but for what is known"
-    return f"{target.name} {word}: {', '.join(told)}; seed {seed} (again: --pd-seed {seed})"
+    return f"{target.name} {word}: {', '.join(told)}; seed {seed} (again: {option} {seed})"
 
 
 def _ids(results: list[Result]) -> str:

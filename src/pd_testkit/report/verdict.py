@@ -17,6 +17,7 @@ def judge(
     clause: str,
     target: str,
     version: str,
+    again: str = "",
 ) -> Verdict:
     """What one phase's report says about the clause.
 
@@ -42,7 +43,7 @@ def judge(
         outcome, cause = Outcome.BROKEN, where + first_line(raised)
     elif report.when == "call":
         outcome = Outcome.KEPT
-    return Verdict(clause, target, version, outcome and outcome.value, cause, unusable)
+    return Verdict(clause, target, version, outcome and outcome.value, cause, unusable, again)
 
 
 def first_line(error: BaseException | None) -> str:

@@ -100,7 +100,7 @@ class Command:
             value = getattr(options, field.name)
             if value != getattr(default, field.name) and not self.takes(field.name):
                 name = _OPTIONS.get(field.name, field.name)
-                raise NotApplicable(f"the router's command has no {{{name}}} to set it by")
+                raise NotApplicable(f"the router's command has no {{{name}}}")
         values = {**{name: str(port) for name, port in ports.items()}, **_said(options)}
         engines = {role: [_engine(i) for i in instances if i.role is role] for role in Role}
         words: list[str] = []
