@@ -1,0 +1,52 @@
+"""The pair clauses fit what is not shaped like the reference: other transports, modes, sizes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def outcomes(target: str, folder: Path, units: str) -> dict[str, str]:
+    """What became of each clause, in a run of its own against a target of `own_transport`."""
+    report = folder / "report"
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("--pyargs", "pd_testkit.suites", "-k", units, "--pd-report", report),
+            *("--pd-target", f"tests.kit.own_transport:{target}"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "P/D conformance" in run.stdout, run.stdout + run.stderr
+    (found,) = json.loads(report.with_suffix(".json").read_text())["targets"]
+    return {clause["id"]: clause["outcome"] for clause in found["clauses"]}
+
+
+@pytest.mark.parametrize(("target", "kept"), [("Reads", 82), ("Writes", 78)])
+def test_a_transport_of_ones_own_is_asked_for_two_thirds_of_the_clauses(
+    target: str, kept: int, tmp_path: Path
+) -> None:
+    found = outcomes(target, tmp_path, "TestPair or TestHandshake")
+    assert len(found) == 121
+    other = {
+        clause: outcome
+        for clause, outcome in found.items()
+        if outcome not in ("kept", "not applicable")
+    }
+    assert other == {}
+    assert sum(outcome == "kept" for outcome in found.values()) == kept
+    assert found["HSK-020"] == "not applicable", "there is one version of it"
+
+
+def test_what_moves_nothing_is_seen_by_its_memory_alone(tmp_path: Path) -> None:
+    found = outcomes("Idles", tmp_path, "TestPair and arrive")
+    assert {"PAIR-001", "PAIR-005", "PAIR-007", "PAIR-012", "PAIR-029"} <= found.keys()
+    assert "kept" not in found.values()
