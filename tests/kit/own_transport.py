@@ -114,7 +114,9 @@ class IdlePair(PrivatePair):
     def load(self, loads: Sequence[Load], *, dp_rank: int = 0, seconds: float = 10.0) -> None:
         for load in loads:
             self._ended[Role.CONSUMER].add(load.request_id)
-            self._ended[Role.PRODUCER].add(self._requests[load.source.transfer_id])
+            transfer_id = load.source.transfer_id
+            assert transfer_id is not None
+            self._ended[Role.PRODUCER].add(self._requests[transfer_id])
 
     def poll(self, role: Role, *, engine: int = 0) -> tuple[WorkerReport, ...]:
         ended, self._ended[role] = frozenset(self._ended[role]), set()
