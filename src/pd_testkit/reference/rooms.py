@@ -12,11 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-import numpy as np
-import numpy.typing as npt
-
-from pd_testkit.fabric import Engine, RegionHandle, Status, Transfer
-from pd_testkit.reference.kv_memory import KVMemory
+from pd_testkit.fabric import RegionHandle, Status, Transfer
+from pd_testkit.reference.room_memory import Memory
 
 Post = Callable[[bytes], None]
 """Sends a message to the peer; nothing comes back."""
@@ -70,43 +67,6 @@ class Message:
         return message
 
 
-class Memory:
-    """A worker's KV pages and its aux buffers, of (slot, byte) each, all registered."""
-
-    def __init__(
-        self, engine: Engine, pages: KVMemory, aux: Sequence[npt.NDArray[np.uint8]]
-    ) -> None:
-        self.engine = engine
-        self.pages = pages
-        self.aux = tuple(aux)
-        self._aux = [engine.register(buffer) for buffer in aux]
-
-    def handles(self) -> tuple[dict[str, RegionHandle], tuple[RegionHandle, ...]]:
-        """Of the caches by name, and of the aux buffers."""
-        caches = {name: self.pages.region(name).handle for name in self.pages.names}
-        return caches, tuple(region.handle for region in self._aux)
-
-    def write_pages(self, ours: Sequence[int], there: Message, first: int) -> list[Transfer]:
-        """Write these pages to the peer's, from its ``first`` on."""
-        mine = np.asarray(ours, dtype=np.int64)
-        theirs = np.asarray(there.pages[first : first + len(ours)], dtype=np.int64)
-        found = []
-        for name, handle in there.caches.items():
-            region = self.pages.region(name)
-            size = region.size // self.pages.num_blocks
-            session = self.engine.session(region, handle)
-            found.append(session.write(mine * size, theirs * size, np.full(len(mine), size)))
-        return found
-
-    def write_aux(self, slot: int, there: Message) -> list[Transfer]:
-        found = []
-        for buffer, region, handle in zip(self.aux, self._aux, there.aux, strict=True):
-            size = buffer.shape[1]
-            session = self.engine.session(region, handle)
-            found.append(session.write([slot * size], [there.aux_slot * size], [size]))
-        return found
-
-
 @dataclass
 class _Outgoing:
     """A room on P."""
@@ -139,6 +99,8 @@ class SendingEngine:
         self._patience_s = patience_s
         self._post = post
         self._rooms: dict[int, _Outgoing] = {}
+        self._ended: dict[int, State] = {}
+        """How rooms ended that were cleared."""
         self._early: dict[int, Message] = {}
         """What D has said of rooms that are not open here yet."""
         self._draining: list[_Outgoing] = []
@@ -149,6 +111,7 @@ class SendingEngine:
         if room in self._rooms:
             raise ValueError(f"room {room} is open")
         self._rooms[room] = _Outgoing(now)
+        self._ended.pop(room, None)
         if (there := self._early.pop(room, None)) is not None:
             self._meet(self._rooms[room], there)
 
@@ -173,14 +136,19 @@ class SendingEngine:
             raise ValueError(f"room {room} has room for {announced} pages")
         outgoing.state = State.TRANSFERRING
         if pages:
-            outgoing.transfers += self.memory.write_pages(pages, there, outgoing.sent)
+            places = there.pages[outgoing.sent : outgoing.sent + len(pages)]
+            outgoing.transfers += self.memory.write_pages(pages, there.caches, places)
         outgoing.sent += len(pages)
         if outgoing.sent == announced:
-            outgoing.transfers += self.memory.write_aux(outgoing.aux_slot, there)
+            outgoing.transfers += self.memory.write_aux(
+                outgoing.aux_slot, there.aux, there.aux_slot
+            )
             outgoing.complete = True
 
     def poll(self, room: int) -> State:
-        return self._rooms[room].state
+        """What became of the room; of a cleared one, how it ended."""
+        outgoing = self._rooms.get(room)
+        return self._ended[room] if outgoing is None else outgoing.state
 
     def failure(self, room: int) -> str:
         """Why the room has failed; empty if it has not."""
@@ -194,6 +162,7 @@ class SendingEngine:
         outgoing = self._rooms.pop(room)
         if not outgoing.state.ended:
             self._fail(outgoing, "cleared on P")
+        self._ended[room] = outgoing.state
         if outgoing.transfers:
             self._draining.append(outgoing)
 
@@ -319,6 +288,7 @@ class ReceivingEngine:
         self._post = post
         self._attempts = attempts
         self._rooms: dict[int, _Incoming] = {}
+        self._ended: dict[int, State] = {}
         self._met = False
 
     def met(self) -> None:
@@ -330,6 +300,7 @@ class ReceivingEngine:
         if room in self._rooms:
             raise ValueError(f"room {room} is open")
         self._rooms[room] = _Incoming(now, self._attempts())
+        self._ended.pop(room, None)
 
     def receive(self, room: int, pages: Sequence[int], aux_slot: int) -> None:
         """Say where the room's pages and aux data belong. Nothing, for a room that has ended.
@@ -348,7 +319,9 @@ class ReceivingEngine:
         self._post(where.encode())
 
     def poll(self, room: int) -> State:
-        return self._rooms[room].state
+        """What became of the room; of a cleared one, how it ended."""
+        incoming = self._rooms.get(room)
+        return self._ended[room] if incoming is None else incoming.state
 
     def quiet(self, room: int) -> bool:
         """No byte of the room can come any more."""
@@ -366,7 +339,7 @@ class ReceivingEngine:
     def clear(self, room: int) -> None:
         """Forget the room; its number may be used anew."""
         self._give_up(room, self._rooms[room], "cleared on D")
-        del self._rooms[room]
+        self._ended[room] = self._rooms.pop(room).state
 
     def handle(self, data: bytes) -> None:
         """A message from P. What is none, and what speaks of the past, is dropped."""

@@ -141,9 +141,9 @@ class Aborts(PollingBase):
         for roles, room in zip(((P, D), (D, P)), rooms, strict=True):
             for role in roles:
                 run.rooms.abort(role, room.number)
-        for room in rooms:
-            run.fails(room)
+        run.fails(*rooms)
         run.probe()
+        run.fails(*rooms)
 
     @clause("POL-041")
     def test_a_second_abort_changes_nothing(self, start: Callable[..., Run]) -> None:

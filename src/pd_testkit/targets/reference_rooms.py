@@ -13,7 +13,8 @@ import numpy.typing as npt
 from pd_testkit.contract import Role, RoomState, WorkerSpec
 from pd_testkit.fabric import Fabric
 from pd_testkit.reference.kv_memory import KVMemory, cache_names, cache_shape
-from pd_testkit.reference.rooms import Memory, ReceivingEngine, SendingEngine, State
+from pd_testkit.reference.room_memory import Memory
+from pd_testkit.reference.rooms import ReceivingEngine, SendingEngine
 from pd_testkit.reference.side_channel_messages import Geometry
 
 AUX_SLOTS = 40
@@ -32,8 +33,6 @@ class RoomsDriver:
         self._engines = {role: self._fabric.engine(role.value) for role in Role}
         self._mail: dict[Role, deque[bytes]] = {role: deque() for role in Role}
         self._attempts = itertools.count(1)
-        self._ended: dict[tuple[Role, int], State] = {}
-        """Of rooms that were cleared."""
         self._memory: dict[Role, Memory] = {}
         self._alive = set(Role)
         self._start(Role.PRODUCER)
@@ -47,7 +46,6 @@ class RoomsDriver:
         return self._memory[role].aux
 
     def open(self, role: Role, room: int) -> None:
-        self._ended.pop((role, room), None)
         self._side(role).open(room, self.now())
 
     def receive(self, room: int, pages: Sequence[int], aux_slot: int) -> None:
@@ -60,9 +58,7 @@ class RoomsDriver:
         self._sending.send(room, pages)
 
     def poll(self, role: Role, room: int) -> RoomState:
-        ended = self._ended.get((role, room))
-        state = self._side(role).poll(room) if ended is None else ended
-        return RoomState[state.name]
+        return RoomState[self._side(role).poll(room).name]
 
     def failure(self, role: Role, room: int) -> str:
         return self._side(role).failure(room)
@@ -74,7 +70,6 @@ class RoomsDriver:
         self._side(role).abort(room)
 
     def clear(self, role: Role, room: int) -> None:
-        self._ended[role, room] = self._side(role).poll(room)
         self._side(role).clear(room)
 
     def intrude(self, role: Role, frames: Sequence[bytes]) -> None:

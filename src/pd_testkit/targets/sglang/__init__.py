@@ -10,6 +10,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from pd_testkit.contract import Capabilities, Target, TargetError, Unit, WorkerSpec, drivers
+from pd_testkit.stubs import child_environment
 from pd_testkit.targets.process import Children
 from pd_testkit.targets.process.forks import Fork, Nursery
 from pd_testkit.targets.sglang.backends import BACKENDS, COMMON, Backend
@@ -44,7 +45,8 @@ class SglangTarget(Target):
         )
         self.known_failures = KNOWN[backend.name]
         self._backend = backend
-        self._children = Children({**COMMON, **backend.environment})
+        stubs = child_environment("mori") if backend.fabric else {}
+        self._children = Children({**COMMON, **backend.environment, **stubs})
         self._nursery: Nursery | None = None
 
     def version(self) -> str:
@@ -57,9 +59,12 @@ class SglangTarget(Target):
     def rooms(
         self, prefill: WorkerSpec, decode: WorkerSpec, *, fabric: Fabric | None = None
     ) -> drivers.Rooms:
+        from pd_testkit.fabric import Fabric
         from pd_testkit.targets.sglang.rooms import RoomsDriver
 
-        return RoomsDriver(self._backend.name, prefill, decode, self._fork)
+        if fabric is None and self._backend.fabric:
+            fabric = Fabric()
+        return RoomsDriver(self._backend.name, prefill, decode, self._fork, fabric)
 
     def _fork(self, name: str) -> Fork:
         if self._nursery is None:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -131,6 +132,16 @@ def _pointers(kind: str, arrays: Sequence[Any]) -> Mapping[str, list[int]]:
     }
 
 
+@dataclass(frozen=True)
+class _Alone:
+    """A process group of one rank, as far as it is asked for."""
+
+    world_size: int = 1
+    rank_in_group: int = 0
+    is_first_rank: bool = True
+    is_last_rank: bool = True
+
+
 def _publish(role: Role, backend: str) -> Any:
     """The process's configuration, as a launcher's; gives SGLang's arguments.
 
@@ -153,7 +164,7 @@ def _publish(role: Role, backend: str) -> Any:
         attn_dp_rank=0,
         attn_cp_rank=0,
         attn_dcp_rank=0,
-        pp_group=None,
+        pp_group=_Alone(),
     )
     return arguments
 

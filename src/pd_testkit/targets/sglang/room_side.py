@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,15 @@ _STATES = {
 class SendingSide:
     """P: as `PrefillBootstrapQueue` and the prefill scheduler's in-flight queue."""
 
-    def __init__(self, backend: str, spec: WorkerSpec, memory: str, port: int) -> None:
+    def __init__(
+        self,
+        backend: str,
+        spec: WorkerSpec,
+        memory: str,
+        port: int,
+        environment: dict[str, str],
+    ) -> None:
+        os.environ.update(environment)
         self._engine = Engine(Role.PRODUCER, backend, spec, memory, port)
         self._senders: dict[int, Any] = {}
 
@@ -70,7 +79,15 @@ class SendingSide:
 class ReceivingSide:
     """D: as `DecodePreallocQueue` and `DecodeTransferQueue`."""
 
-    def __init__(self, backend: str, spec: WorkerSpec, memory: str, port: int) -> None:
+    def __init__(
+        self,
+        backend: str,
+        spec: WorkerSpec,
+        memory: str,
+        port: int,
+        environment: dict[str, str],
+    ) -> None:
+        os.environ.update(environment)
         self._engine = Engine(Role.CONSUMER, backend, spec, memory, port)
         self._receivers: dict[int, Any] = {}
         self._met: set[int] = set()
@@ -134,5 +151,5 @@ def _failure(end: Any) -> str:
     try:
         end.failure_exception()
     except KVTransferError as error:
-        return error.failure_reason
+        return str(error.failure_reason)
     return ""

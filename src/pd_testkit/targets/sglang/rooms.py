@@ -7,12 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pd_testkit.contract import Role, RoomState, WorkerSpec
+from pd_testkit.fabric.served import FabricServer
 from pd_testkit.fabric.shared_memory import SharedMemory
+from pd_testkit.stubs.install import CHILD_FABRIC
 from pd_testkit.targets.process.forks import Fork
 from pd_testkit.targets.sglang.memory import aux_views, cache_views, size
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from pd_testkit.fabric import Fabric
 
 P, D = Role.PRODUCER, Role.CONSUMER
 
@@ -56,6 +60,7 @@ class RoomsDriver:
 
     Args:
         fork: gives a new process of that name.
+        fabric: what the bytes move over, for a backend on the kit's own.
     """
 
     def __init__(
@@ -64,8 +69,11 @@ class RoomsDriver:
         prefill: WorkerSpec,
         decode: WorkerSpec,
         fork: Callable[[str], Fork],
+        fabric: Fabric | None = None,
     ) -> None:
         self._backend = backend
+        self._fabric = fabric
+        self._server = None if fabric is None else FabricServer(fabric)
         self._fork = fork
         self._specs = {P: prefill, D: decode}
         self._memory: dict[Role, SharedMemory] = {}
@@ -122,6 +130,8 @@ class RoomsDriver:
         return time.monotonic()
 
     def wait(self, seconds: float) -> None:
+        if self._fabric is not None:
+            self._fabric.clock.advance(seconds)
         time.sleep(seconds)
 
     def kill(self, role: Role) -> None:
@@ -138,6 +148,8 @@ class RoomsDriver:
             process.end()
         for memory in self._memory.values():
             memory.close()
+        if self._server is not None:
+            self._server.close()
 
     def _side(self, role: Role) -> Side:
         return self._sending if role is P else self._receiving
@@ -156,4 +168,5 @@ class RoomsDriver:
             spec=spec,
             memory=memory.path,
             port=port,
+            environment={} if self._server is None else {CHILD_FABRIC: self._server.address},
         )
