@@ -6,6 +6,7 @@ With modules after the descriptor it is a nursery, which has such children.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import itertools
 import os
@@ -90,6 +91,7 @@ def nurse(descriptor: int, modules: Sequence[str]) -> None:
     _end_with_parent()
     for module in modules:
         importlib.import_module(module)
+    gc.freeze()  # the children's collections are not to go through all of that
     with socket.socket(fileno=descriptor) as orders:
         while True:
             message, given, _, _ = socket.recv_fds(orders, nursery.NUMBER.size, 2)

@@ -124,7 +124,7 @@ class VllmTarget(Target):
         mode: str = "read",
         fabric: Fabric | None = None,
     ) -> Pair:
-        return PairDriver(self._children, self._connector, prefill, decode, mode)
+        return PairDriver(self._children, self._connector, prefill, decode, mode, fabric)
 
 
 def target(choice: Choice) -> Target:

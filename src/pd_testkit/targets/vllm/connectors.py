@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pd_testkit.contract import Capabilities, Role, Unit, WorkerSpec
+from pd_testkit.contract import Capabilities, Role, Unit
 
 _SCHEDULING = (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER, Unit.ENGINE)
 # A store has no peer: nothing of its metadata or its scheduler half speaks of a hand-off.
@@ -29,8 +29,11 @@ class Connector:
         extra: its ``kv_connector_extra_config``.
         within: the connectors that it combines, as their configuration has them.
         modes: ``read`` (D's worker reads from P's) and ``write``, where a pair can be had.
-        variables: environment of its workers by name, with ``{host}`` and ``{port}`` of the
-            engine's side channel, and ``{third_s}``, of the patience, for what is tried so often.
+        options: what of ``kv_connector_extra_config`` is an engine's own, and
+        variables: the environment of its workers, both with ``{host}``, ``{port}`` and
+            ``{second_port}`` of its side channels, and D's ``{patience_s}``, of which each of three
+            attempts has ``{third_s}``.
+        listening_ranks: each TP rank listens at a port of its own, not the engine at one for all.
         least_patience_s: for which D's worker waits for an answer on it.
     """
 
@@ -46,16 +49,10 @@ class Connector:
     extra: Mapping[str, Any] = field(default_factory=dict)
     within: tuple[Mapping[str, Any], ...] = ()
     modes: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    listening_ranks: bool = False
     least_patience_s: float = 0.0
-
-    def environment(self, spec: WorkerSpec, port: int) -> dict[str, str]:
-        """Of a worker whose engine's side channel is at that port."""
-        third_s = spec.patience_s / 3
-        return {
-            name: value.format(host=spec.host, port=port, third_s=third_s)
-            for name, value in self.variables.items()
-        }
 
 
 _COMMON = Capabilities(
@@ -76,6 +73,15 @@ _COMMON = Capabilities(
 _NIXL = replace(_COMMON, transfer_ids=True)
 # The proxy names P and the transfer, and P looks its blocks up: no hand-off names any.
 _MOONCAKE = replace(_COMMON, transfer_ids=True, hand_off_blocks=False)
+_MORIIO_OPTIONS = {
+    "host_ip": "{host}",
+    "handshake_port": "{port}",
+    "notify_port": "{second_port}",
+    "http_port": "{port}",
+    "transfer_timeout": "{patience_s}",
+    "recv_abort_timeout": "{patience_s}",
+    "defer_timeout": "12",
+}
 _MORIIO = replace(_COMMON, dp=True, transfer_ids=True, transfer_id_map=True)
 _MORIIO_READ = replace(_MORIIO, async_loads=False, sync_loads=True)
 # D tells P's workers its blocks by a message of its own, when it has them.
@@ -101,6 +107,8 @@ CONNECTORS: dict[str, Connector] = {
             ),
             packages={"nixl": "nixl==1.5.1 and nixl_cu12==1.5.1, both with --no-deps"},
             modes=("read",),
+            # Seconds, for P's blocks that nobody fetches; D renews it every sixth of that.
+            extra={"kv_lease_duration": 12},
             variables={
                 "VLLM_NIXL_SIDE_CHANNEL_HOST": "{host}",
                 "VLLM_NIXL_SIDE_CHANNEL_PORT": "{port}",
@@ -127,16 +135,30 @@ CONNECTORS: dict[str, Connector] = {
                 "VLLM_HOST_IP": "{host}",
                 "VLLM_MOONCAKE_BOOTSTRAP_PORT": "{port}",
                 "VLLM_MOONCAKE_CONNECTOR_TIMEOUT": "{third_s}",
-                "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "8",
+                # For P's blocks that nobody fetches.
+                "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "12",
             },
         ),
         Connector(
             "moriio",
             "MoRIIOConnector",
-            _SCHEDULING,
-            _MORIIO_READ,
+            _SCHEDULING + _WORKERS,
+            replace(
+                _MORIIO_READ,
+                read_mode=True,
+                fabric=True,
+                mla=True,
+                tp_asymmetry=True,
+                layouts=True,
+                worker_restart=True,
+                suffix_loads=True,
+                zmq_side_channel=True,
+            ),
             stubs=("mori",),
             extra={"read_mode": "true"},
+            modes=("read",),
+            options=_MORIIO_OPTIONS,
+            listening_ranks=True,
         ),
         Connector(
             "moriio-write",

@@ -19,6 +19,7 @@ from pd_testkit.contract import (
     WorkerReport,
     WorkerSpec,
 )
+from pd_testkit.fabric.served import FabricServer
 from pd_testkit.targets.vllm.pair_engine import Engine
 from pd_testkit.targets.vllm.pair_params import DIALECTS, Told
 from pd_testkit.targets.vllm.pair_seat import Order
@@ -26,11 +27,15 @@ from pd_testkit.targets.vllm.pair_seat import Order
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from pd_testkit.fabric import Fabric
     from pd_testkit.targets.process import Children
     from pd_testkit.targets.vllm.connectors import Connector
 
 _NAP_S = 0.002
 """Seconds between two steps of an engine that waits for a transfer, as none is told of its end."""
+
+_STEP_S = 30.0
+"""Real seconds for a step of an engine, after which it hangs. Generous."""
 
 
 class PairDriver:
@@ -47,19 +52,27 @@ class PairDriver:
         prefill: Sequence[WorkerSpec],
         decode: WorkerSpec,
         mode: str,
+        fabric: Fabric | None,
     ) -> None:
         for spec in (*prefill, decode):
             _check(spec, connector)
         if mode not in connector.modes:
             raise NotApplicable(f"{connector.kv_connector} has no mode {mode!r}")
+        self._connector = connector
         self._dialect = DIALECTS[connector.variant]
         self._told: dict[tuple[str | None, Any], Told] = {}
         self._closed = threading.Event()
         with ExitStack() as making:
             folder = Path(making.enter_context(tempfile.TemporaryDirectory(prefix="pd-vllm-")))
 
+            served = ""
+            if connector.stubs:
+                if fabric is None:
+                    raise ValueError(f"{connector.kv_connector} moves its bytes on a fabric here")
+                served = making.enter_context(FabricServer(fabric)).address
+
             def engine(name: str, role: Role, spec: WorkerSpec) -> Engine:
-                made = Engine(children, connector, name, role, spec, folder)
+                made = Engine(children, connector, name, role, spec, folder, served)
                 making.callback(made.close)
                 return made
 
@@ -83,7 +96,7 @@ class PairDriver:
         self, *, engine: int = 0, dp_rank: int = 0, tp_rank: int = 0
     ) -> tuple[str, int]:
         its = self._prefill[engine]
-        return its.spec.host, its.port
+        return its.place.host, its.place.port + (tp_rank if self._connector.listening_ranks else 0)
 
     def hand_off(
         self,
@@ -96,39 +109,40 @@ class PairDriver:
     ) -> HandOff:
         its = self._prefill[engine]
         tokens = len(block_ids) * its.spec.block_size
-        params = self._dialect.prefill(request_id)
+        params = self._dialect.prefill(request_id, self._decode.place)
         its.begin([Order(request_id, block_ids, tokens, 0, params)])
-        its.settled()
+        its.settled(_STEP_S)
         answer = self._dialect.answer(params, its.scheduler.finish(request_id), its.place)
         its.begin()  # its workers hear that it has ended
-        its.settled()
+        its.settled(_STEP_S)
         source = self._dialect.hand_off(answer)
-        self._told[source.engine_id, source.transfer_id] = Told(answer, tokens)
+        self._told[source.engine_id, source.transfer_id] = Told(answer, engine, tokens)
         return source
 
     def load(self, loads: Sequence[Load], *, dp_rank: int = 0, seconds: float = 10.0) -> None:
+        self._decode.settled(seconds)
         self._decode.begin([self._order(load) for load in loads])
         self._decode.settled(seconds)
 
     def poll(self, role: Role, *, engine: int = 0) -> tuple[WorkerReport, ...]:
         its = self._engine(role, engine)
-        its.settled()
+        its.settled(_STEP_S)
         its.begin()
-        its.settled()
+        its.settled(_STEP_S)
         return its.take_reports()
 
     def wait(self, seconds: float) -> None:
         self._closed.wait(min(seconds, _NAP_S))
 
     def peer(self, source: HandOff, *, tp_rank: int = 0) -> Mapping[str, tuple[MemoryRange, ...]]:
+        told = self._told[source.engine_id, source.transfer_id]
+        its = self._prefill[told.engine]
         known: dict[str, tuple[MemoryRange, ...]] = {}
-        for its in self._prefill:
-            if its.engine_id == source.engine_id:
-                for number, (address, size) in enumerate(self._decode.peer(its.engine_id, tp_rank)):
-                    here = its.here(tp_rank, address)
-                    memory = MemoryRange(address if here is None else here, size)
-                    kinds = ("",) if its.spec.mla else (".k", ".v")
-                    known |= {f"{number}{kind}": (memory,) for kind in kinds}
+        for number, (address, size) in enumerate(self._decode.peer(source, tp_rank)):
+            here = its.here(tp_rank, address)
+            memory = MemoryRange(address if here is None else here, size)
+            kinds = ("",) if its.spec.mla else (".k", ".v")
+            known |= {f"{number}{kind}": (memory,) for kind in kinds}
         return known
 
     def abort(self, role: Role, request_id: RequestId, *, engine: int = 0) -> None:

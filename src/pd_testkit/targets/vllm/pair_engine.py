@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pd_testkit.contract import RequestId, Role, WorkerReport, WorkerSpec
+from pd_testkit.contract import HandOff, RequestId, Role, WorkerReport, WorkerSpec
 from pd_testkit.fabric.shared_memory import SharedMemory
 from pd_testkit.targets.neighbours import bases
 from pd_testkit.targets.vllm.pair_model import model_folder
@@ -29,6 +29,18 @@ _FACTORY = "pd_testkit.targets.vllm.worker:WorkerDriver"
 _CALL_S = 60.0
 """Real seconds for one call to a worker, after which it hangs."""
 _numbers = count(1)
+
+
+def placed(templates: Mapping[str, str], place: Place, spec: WorkerSpec) -> dict[str, str]:
+    """A connector's options or variables for an engine that is there."""
+    words = {
+        "host": place.host,
+        "port": place.port,
+        "second_port": place.second_port,
+        "patience_s": spec.patience_s,
+        "third_s": spec.patience_s / 3,
+    }
+    return {name: value.format_map(words) for name, value in templates.items()}
 
 
 def free_port(host: str, ports: int = 1) -> int:
@@ -55,6 +67,7 @@ class Engine:
     Args:
         name: of its children.
         folder: for what its processes find each other by.
+        fabric: address of the served one, if the connector needs one.
 
     Attributes:
         engine_id: in its present life.
@@ -69,10 +82,12 @@ class Engine:
         role: Role,
         spec: WorkerSpec,
         folder: Path,
+        fabric: str,
     ) -> None:
         self.spec = spec
         self.role = role
-        self.port = free_port(spec.host)
+        self._port = free_port(spec.host, 2 * spec.tp_size)
+        self._fabric = fabric
         self._children = children
         self._connector = connector
         self._name = name
@@ -84,7 +99,8 @@ class Engine:
 
     @property
     def place(self) -> Place:
-        return Place(self.engine_id, self.spec.host, self.port)
+        second = self._port + self.spec.tp_size
+        return Place(self.engine_id, self.spec.host, self._port, second, self.spec.tp_size)
 
     # -- its life ----------------------------------------------------------------------------
 
@@ -112,11 +128,12 @@ class Engine:
                 self.role,
                 self.spec,
                 self.engine_id,
-                self.port,
                 rank,
                 str(group),
                 [memory.path for memory in self._memory[rank]],
-                environment=self._connector.environment(self.spec, self.port),
+                placed(self._connector.options, self.place, self.spec),
+                placed(self._connector.variables, self.place, self.spec),
+                self._fabric,
             )
             return homes[rank].make(Worker, _FACTORY, deadline_s=_CALL_S, seat=seat)
 
@@ -137,17 +154,18 @@ class Engine:
         self._start()
 
     def close(self) -> None:
-        """Ends its workers, not their processes. Harmless twice.
-
-        Raises:
-            ChildGone: a worker hangs.
-        """
+        """Ends its workers, and their processes but for the first. Harmless twice."""
+        if not all(each.done() for each in self._running):
+            self.kill()
+        self._running = []
         workers, self._workers = self._workers, []
         try:
             self._all(lambda rank: workers[rank].close(), len(workers))  # type: ignore[attr-defined]
         finally:
             self._threads.shutdown()
             self._free()
+            for rank in range(1, self.spec.tp_size):
+                self._children.end(self._child(rank))
 
     def _free(self) -> None:
         self.caches = []
@@ -196,8 +214,8 @@ class Engine:
         """Rank 0, which has the scheduler half."""
         return self._workers[0]
 
-    def peer(self, engine_id: str, tp_rank: int) -> list[tuple[int, int]]:
-        return self._workers[tp_rank].peer(engine_id)
+    def peer(self, source: HandOff, tp_rank: int) -> list[tuple[int, int]]:
+        return self._workers[tp_rank].peer(source)
 
     # -- what its processes see --------------------------------------------------------------
 

@@ -12,11 +12,18 @@ from pd_testkit.targets.vllm.pair_seat import Params
 
 @dataclass(frozen=True)
 class Place:
-    """Where P is, as whoever starts it knows."""
+    """Where an engine is, as whoever starts it knows.
+
+    Attributes:
+        port: of its side channel, or of its first worker's.
+        second_port: of its other one, where it has two.
+    """
 
     engine_id: str
     host: str
     port: int
+    second_port: int
+    tp_size: int
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Told:
     """A hand-off that was made, and what of it the contract has no word for."""
 
     answer: Params
+    engine: int
     tokens: int
     """Of the prompt."""
 
@@ -31,8 +39,8 @@ class Told:
 class Dialect(Protocol):
     """One connector's ``kv_transfer_params``, as a proxy handles them."""
 
-    def prefill(self, request_id: RequestId) -> Params:
-        """What a proxy sends to P."""
+    def prefill(self, request_id: RequestId, decode: Place) -> Params:
+        """What a proxy sends to P, where D is there."""
 
     def answer(self, asked: Params, finished: Params | None, place: Place) -> Params:
         """What the proxy then knows: of what it asked, and what P's scheduler half gave."""
@@ -47,7 +55,7 @@ class Dialect(Protocol):
 class Nixl:
     """Of `NixlConnector`: the proxy passes on what P answers."""
 
-    def prefill(self, request_id: RequestId) -> Params:
+    def prefill(self, request_id: RequestId, decode: Place) -> Params:
         return {"do_remote_decode": True, "do_remote_prefill": False}
 
     def answer(self, asked: Params, finished: Params | None, place: Place) -> Params:
@@ -81,7 +89,7 @@ class Mooncake:
     """Of `MooncakeConnector`: the proxy names the transfer to both, and P's bootstrap server to D;
     P answers nothing."""
 
-    def prefill(self, request_id: RequestId) -> Params:
+    def prefill(self, request_id: RequestId, decode: Place) -> Params:
         return {
             "do_remote_decode": True,
             "do_remote_prefill": False,
@@ -114,9 +122,60 @@ class Mooncake:
         }
 
 
+class MoRIIO:
+    """Of `MoRIIOConnector`: the proxy names the transfer to both, and D to P, whose answer it
+    passes on. Where P writes, it needs D's address before it has anything to answer."""
+
+    def prefill(self, request_id: RequestId, decode: Place) -> Params:
+        return {
+            "do_remote_decode": True,
+            "do_remote_prefill": False,
+            "transfer_id": f"tx-{request_id}",
+            "remote_engine_id": decode.engine_id,
+            "remote_block_ids": [],
+            "remote_host": decode.host,
+            "remote_handshake_port": decode.port,
+            "remote_notify_port": decode.second_port,
+            "remote_tp_size": decode.tp_size,
+        }
+
+    def answer(self, asked: Params, finished: Params | None, place: Place) -> Params:
+        if finished is None:
+            raise RuntimeError("vLLM's request_finished has made no hand-off")
+        return finished
+
+    def hand_off(self, answer: Params) -> HandOff:
+        (block_ids,) = answer["remote_block_ids"]
+        return HandOff(
+            engine_id=answer["remote_engine_id"],
+            host=answer["remote_host"],
+            port=int(answer["remote_notify_port"]),
+            handshake_port=int(answer["remote_handshake_port"]),
+            block_ids=tuple(block_ids),
+            transfer_id=answer["transfer_id"],
+            tp_size=answer["tp_size"],
+        )
+
+    def decode(self, answer: Params, source: HandOff) -> Params:
+        return answer | {
+            "remote_engine_id": source.engine_id,
+            "remote_host": source.host,
+            "remote_notify_port": source.port,
+            "remote_handshake_port": source.handshake_port,
+            "remote_block_ids": [list(source.block_ids or ())],
+            "transfer_id": source.transfer_id,
+            "tp_size": source.tp_size,
+        }
+
+
 def _http(host: str | None, port: int | None) -> str:
     return f"http://[{host}]:{port}" if ":" in (host or "") else f"http://{host}:{port}"
 
 
-DIALECTS: dict[str, Dialect] = {"nixl": Nixl(), "mooncake": Mooncake()}
+DIALECTS: dict[str, Dialect] = {
+    "nixl": Nixl(),
+    "mooncake": Mooncake(),
+    "moriio": MoRIIO(),
+    "moriio-write": MoRIIO(),
+}
 """By the connector's variant."""

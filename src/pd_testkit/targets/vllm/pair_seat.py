@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pd_testkit.contract import RequestId, Role, WorkerReport, WorkerSpec
+from pd_testkit.contract import HandOff, RequestId, Role, WorkerReport, WorkerSpec
 
 Params = dict[str, Any]
 """vLLM's ``kv_transfer_params``."""
@@ -19,11 +19,11 @@ class Seat:
     Attributes:
         variant: of the connector.
         model: folder of its ``config.json``.
-        port: of the engine's side channel, or its first.
         group: a file by which the TP ranks of the engine find each other.
         memory: paths of the shared memory of its caches, layer by layer.
         extra: this engine's own ``kv_connector_extra_config``.
         environment: variables that vLLM reads when the connector is made.
+        fabric: address of the served one that the kit's stand-ins move bytes on; empty: none.
     """
 
     variant: str
@@ -31,12 +31,12 @@ class Seat:
     role: Role
     spec: WorkerSpec
     engine_id: str
-    port: int
     tp_rank: int
     group: str
     memory: Sequence[str]
     extra: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    fabric: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,6 @@ class Worker(Protocol):
     def abort(self, request_id: RequestId) -> None:
         """The client of the request is gone. Rank 0 only."""
 
-    def peer(self, engine_id: str) -> list[tuple[int, int]]:
-        """Address and bytes of each layer's memory of that engine's worker, as this one knows it;
-        nothing before they have met."""
+    def peer(self, source: HandOff) -> list[tuple[int, int]]:
+        """Address and bytes of each layer's memory of the worker that this one reads from, as it
+        knows it; nothing before they have met."""

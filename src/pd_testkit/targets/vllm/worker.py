@@ -6,9 +6,11 @@ the scheduler half, ``vllm.v1.core.sched.scheduler.Scheduler``.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request, RequestStatus
 
-from pd_testkit.contract import RequestId, Role, WorkerReport
+from pd_testkit.contract import HandOff, RequestId, Role, WorkerReport
 from pd_testkit.fabric.shared_memory import SharedMemory
 from pd_testkit.targets.vllm import worker_config, worker_environment
 from pd_testkit.targets.vllm.connectors import CONNECTORS
@@ -42,6 +44,9 @@ class WorkerDriver:
         connector = CONNECTORS[seat.variant]
         os.environ.update(seat.environment)
         worker_environment.without_accelerator()
+        self._taken = ExitStack()
+        if seat.fabric:
+            self._taken.enter_context(worker_environment.mori_on(seat.fabric))
         self._seat = seat
         self._config = worker_config.vllm_config(seat, connector)
         caches = worker_config.kv_cache_config(seat.spec)
@@ -74,8 +79,13 @@ class WorkerDriver:
         if self._scheduler is not None:
             # NIXL's listener looks only once a second whether it is to end.
             threading.Thread(target=self._scheduler.shutdown, daemon=True).start()
+        _leave()
         for memory in self._memory:
             memory.close()
+        self._taken.close()
+        # The connectors have references in a circle; what they hold goes with them.
+        del self._worker, self._scheduler, self._layers
+        gc.collect()
 
     def addresses(self) -> list[int]:
         return [layer.data_ptr() for layer in self._layers.values()]
@@ -97,14 +107,15 @@ class WorkerDriver:
             self._scheduler.set_xfer_handshake_metadata_pp_aware(content)
 
     def step(self, orders: Sequence[Order], ended: WorkerReport) -> WorkerReport:
-        output, metadata = SchedulerOutput.make_empty(), None
+        turn: tuple[SchedulerOutput, Any, dict[RequestId, list[int]]] | None = None
         if self._scheduler is not None:
             self._take_in(ended)
-            output = self._schedule(orders)
-            metadata = self._scheduler.build_connector_meta(output)
+            output, loading = self._schedule(orders)
+            turn = output, self._scheduler.build_connector_meta(output), loading
         if self._seat.spec.tp_size > 1:
-            output, metadata = parallel_state.get_tp_group().broadcast_object((output, metadata))
-        return self._run(output, metadata)
+            turn = parallel_state.get_tp_group().broadcast_object(turn)
+        assert turn is not None
+        return self._run(*turn)
 
     def finish(self, request_id: RequestId) -> Params | None:
         return self._end(request_id, RequestStatus.FINISHED_LENGTH_CAPPED)
@@ -113,8 +124,8 @@ class WorkerDriver:
         if request_id in self._requests:
             self._end(request_id, RequestStatus.FINISHED_ABORTED)
 
-    def peer(self, engine_id: str) -> list[tuple[int, int]]:
-        return known_layers(self._worker, engine_id)
+    def peer(self, source: HandOff) -> list[tuple[int, int]]:
+        return known_layers(self._worker.connector_worker, source)
 
     def _end(self, request_id: RequestId, status: RequestStatus) -> Params | None:
         request, block_ids = self._requests.pop(request_id)
@@ -133,8 +144,12 @@ class WorkerDriver:
                 )
             )
 
-    def _schedule(self, orders: Sequence[Order]) -> SchedulerOutput:
+    def _schedule(
+        self, orders: Sequence[Order]
+    ) -> tuple[SchedulerOutput, dict[RequestId, list[int]]]:
+        """The step, and the blocks of what is to be loaded within it, before anything is run."""
         output = SchedulerOutput.make_empty()
+        loading: dict[RequestId, list[int]] = {}
         for order in orders:
             sampling = SamplingParams(
                 max_tokens=1, extra_args={"kv_transfer_params": dict(order.params)}
@@ -143,13 +158,13 @@ class WorkerDriver:
             blocks = list(order.block_ids)
             self._requests[order.request_id] = request, blocks
             self._scheduler.on_new_request(request)
-            self._scheduler.get_num_new_matched_tokens(
+            matched, asynchronous = self._scheduler.get_num_new_matched_tokens(
                 request, order.tokens - order.external_tokens
             )
+            if matched and not asynchronous:
+                loading[order.request_id] = blocks
             self._scheduler.update_state_after_alloc(
-                request,
-                KVCacheBlocks(([KVCacheBlock(block) for block in blocks],)),
-                order.external_tokens,
+                request, KVCacheBlocks(([KVCacheBlock(block) for block in blocks],)), matched
             )
             if self._seat.role is Role.PRODUCER:
                 # Prefilled in this step, all of it.
@@ -159,9 +174,12 @@ class WorkerDriver:
                 request.num_computed_tokens = order.tokens
         output.finished_req_ids = self._finished
         self._finished = set()
-        return output
+        output.has_sync_kv_loads = bool(loading)
+        return output, loading
 
-    def _run(self, output: SchedulerOutput, metadata: Any) -> WorkerReport:
+    def _run(
+        self, output: SchedulerOutput, metadata: Any, loading: dict[RequestId, list[int]]
+    ) -> WorkerReport:
         worker = self._worker
         worker.handle_preemptions(metadata)
         worker.bind_connector_metadata(metadata)
@@ -175,18 +193,23 @@ class WorkerDriver:
         results = worker.get_transfer_results(output.finished_req_ids)
         broken = worker.get_block_ids_with_load_errors()
         worker.clear_connector_metadata()
-        failed = set(results.failed_recving) | {
-            name for name in results.finished_recving if broken & self._blocks(name)
+        ended = results.finished_recving | loading.keys()
+        failed = results.failed_recving | {
+            name for name in ended if broken.intersection(loading.get(name) or self._blocks(name))
         }
         return WorkerReport(
-            frozenset(results.finished_sending),
-            frozenset(results.finished_recving - failed),
-            frozenset(failed),
+            frozenset(results.finished_sending), frozenset(ended - failed), frozenset(failed)
         )
 
-    def _blocks(self, request_id: RequestId) -> set[int]:
+    def _blocks(self, request_id: RequestId) -> list[int]:
         _, blocks = self._requests.get(request_id, (None, []))
-        return set(blocks)
+        return blocks
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        parallel_state.destroy_model_parallel()
+        parallel_state.destroy_distributed_environment()
 
 
 def _threads() -> set[int]:
@@ -196,9 +219,7 @@ def _threads() -> set[int]:
 
 def _join(config: Any, seat: Seat) -> None:
     """This process is that rank of a TP group of that size, on gloo."""
-    if torch.distributed.is_initialized():
-        parallel_state.destroy_model_parallel()
-        parallel_state.destroy_distributed_environment()
+    _leave()
     with set_current_vllm_config(config):
         parallel_state.init_distributed_environment(
             world_size=seat.spec.tp_size,
