@@ -74,14 +74,14 @@ def test_settings_of_the_folder_and_other_plugins_have_no_say(tmp_path: Path) ->
 
 
 def test_each_broken_clause_comes_with_the_command_that_shows_it_again(shop: Path) -> None:
-    asked = ("--clause", "AGG-001", "--clause", "AGG-002")
+    asked = ("--clause", "AGG-001", "--clause", "AGG-003")
     done = conform("--target", "shop:Shop", *asked, "--seed", "7", folder=shop, code=1)
     commands = re.findall(r"pd-testkit (conform .*)", done.stdout)
     shown = {re.search(r"--clause (\S+)", command)[1]: command for command in commands}
-    assert {"AGG-001", "AGG-002"} <= shown.keys(), "what is known to be broken has one, too"
-    _, *args = shlex.split(shown["AGG-002"])
+    assert {"AGG-001", "AGG-003"} <= shown.keys(), "what is known to be broken has one, too"
+    _, *args = shlex.split(shown["AGG-003"])
     once = conform(*args, folder=shop, code=1)
-    assert f"  AGG-002  {CLAUSES['AGG-002'].statement}" in once.stdout
+    assert f"  AGG-003  {CLAUSES['AGG-003'].statement}" in once.stdout
     assert "AGG-001" not in once.stdout
     assert once.stdout.splitlines()[-1].endswith("seed 7 (again: --seed 7)")
 

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from pd_testkit.contract import TargetError
 
@@ -53,6 +55,8 @@ class RouterProcess:
         except OSError as error:
             self._log.close()
             raise TargetError(f"{words[0]} cannot be started: {error.strerror}") from None
+        # At the latest when this process ends, whatever has kept `close` from being called.
+        self._finish = weakref.finalize(self, _end, self._process, self._log)
 
     @property
     def pid(self) -> int:
@@ -89,17 +93,10 @@ class RouterProcess:
             TargetError: it had ended already.
         """
         gone = self._process.poll() is not None
-        try:
-            if gone:
-                raise TargetError(self._ended("while it should serve"))
-            os.killpg(self.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_S)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
-            self._log.close()
+        problem = self._ended("while it should serve") if gone else ""
+        self._finish()
+        if gone:
+            raise TargetError(problem)
 
     def _ended(self, when: str) -> str:
         return f"the router ended with exit code {self._process.returncode} {when}{self._tail()}"
@@ -107,6 +104,18 @@ class RouterProcess:
     def _tail(self) -> str:
         lines = " | ".join(line.strip() for line in self.log().splitlines() if line.strip())
         return f"; its log ends: {lines[-_TAIL:]}" if lines else "; its log is empty"
+
+
+def _end(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
+    # What it has started, or itself if it is stubborn.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    log.close()
 
 
 def program(name: str) -> str:
