@@ -1,7 +1,53 @@
-"""What is known to be wrong with SGLang's router. Seen at 0.3.2."""
+"""What is known to be wrong with SGLang's router. Seen at 0.3.2, whose source tells the causes."""
 
 from __future__ import annotations
 
-from pd_testkit.contract import KnownFailure
+from pd_testkit.targets.router.cause import Cause, failures
 
-ALL: tuple[KnownFailure, ...] = ()
+_PD = "pd_router.rs"
+
+_CAUSES: tuple[Cause, ...] = (
+    (
+        "completion.rs:CompletionRequest",
+        "sends its own defaults along, such as echo and skip_special_tokens",
+        ("FLOW-004",),
+    ),
+    (
+        f"{_PD}:execute_dual_dispatch_internal",
+        "looks at P's answer only when D's is a good one",
+        ("FLOW-016",),
+    ),
+    (
+        f"{_PD}:handle_decode_error_response",
+        "makes an error of its own of D's, a 500 of most, and no JSON of a streamed one",
+        ("FLOW-017",),
+    ),
+    (
+        f"{_PD}:execute_dual_dispatch_internal",
+        "makes a 502 of every failure of D's connection, a timeout, too",
+        ("FLOW-020", "FLOW-021"),
+    ),
+    (
+        "app_context.rs:with_client",
+        "gives its client a timeout for the whole request, and none for a silence",
+        ("FLOW-023",),
+    ),
+    (
+        f"{_PD}:execute_dual_dispatch_internal",
+        "joins both answers: with a D that refuses, P waits for it, and the client for P",
+        ("FLOW-029",),
+    ),
+    (
+        f"{_PD}:create_streaming_response",
+        "reads D's stream in a task that learns at the next chunk that the client has left",
+        ("FLOW-032",),
+    ),
+    ("error.rs:service_unavailable", "says no Retry-After", ("FLOW-037",)),
+    (
+        "server.rs:build_app",
+        "leaves the errors of its server's library as plain text, or empty",
+        ("FLOW-038", "FLOW-039", "FLOW-040", "FLOW-041"),
+    ),
+)
+
+ALL = failures(_CAUSES)

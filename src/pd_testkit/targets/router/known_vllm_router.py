@@ -1,8 +1,49 @@
-"""What is known to be wrong with vLLM's router. Seen at 0.1.17."""
+"""What is known to be wrong with vLLM's router. Seen at 0.1.17, whose source tells the causes."""
 
 from __future__ import annotations
 
-from pd_testkit.contract import KnownFailure
+from pd_testkit.targets.router.cause import Cause, failures
 
-STATIC: tuple[KnownFailure, ...] = ()
-DISCOVERY: tuple[KnownFailure, ...] = ()
+_PD = "vllm_pd_router.rs"
+
+_BOTH: tuple[Cause, ...] = (
+    (
+        "spec.rs:CompletionRequest",
+        "reads temperature as a number of 32 bits, and both engines get it so",
+        ("FLOW-003",),
+    ),
+    (
+        "spec.rs:CompletionRequest",
+        "sends its own defaults along, such as echo and skip_special_tokens",
+        ("FLOW-004",),
+    ),
+    (f"{_PD}:prepare_prefill_request", "leaves n as it is", ("FLOW-007",)),
+    (
+        f"{_PD}:route_transparent",
+        "makes a 500 in plain text of every failure of a leg, a timeout, too",
+        ("FLOW-018", "FLOW-019", "FLOW-020", "FLOW-021"),
+    ),
+    (
+        "server.rs:startup",
+        "gives its client a timeout for the whole request, and none for a silence",
+        ("FLOW-023",),
+    ),
+    (
+        f"{_PD}:process_vllm_two_stage_request",
+        "is dropped with the client, though P may be through",
+        ("FLOW-035",),
+    ),
+    (
+        "server.rs:build_app",
+        "leaves the errors of its server's library as plain text, or empty",
+        ("FLOW-038", "FLOW-039", "FLOW-041"),
+    ),
+    (
+        f"{_PD}:process_vllm_two_stage_request",
+        "sends a key of its own, an empty 'Bearer' without OPENAI_API_KEY",
+        ("FLOW-046",),
+    ),
+)
+
+STATIC = failures(_BOTH)
+DISCOVERY = failures(_BOTH)
