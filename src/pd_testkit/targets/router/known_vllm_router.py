@@ -19,11 +19,6 @@ _BOTH: tuple[Cause, ...] = (
     ),
     (f"{_PD}:prepare_prefill_request", "leaves n as it is", ("FLOW-007",)),
     (
-        f"{_PD}:route_transparent",
-        "makes a 500 in plain text of every failure of a leg, a timeout, too",
-        ("FLOW-018", "FLOW-019", "FLOW-020", "FLOW-021"),
-    ),
-    (
         "server.rs:startup",
         "gives its client a timeout for the whole request, and none for a silence",
         ("FLOW-023",),
@@ -45,5 +40,21 @@ _BOTH: tuple[Cause, ...] = (
     ),
 )
 
-STATIC = failures(_BOTH)
-DISCOVERY = failures(_BOTH)
+_500 = (
+    "makes a 500 in plain text of every failure of a leg, a timeout, too",
+    ("FLOW-018", "FLOW-019", "FLOW-020", "FLOW-021"),
+)
+
+STATIC = failures((*_BOTH, (f"{_PD}:route_transparent", *_500)))
+
+DISCOVERY = failures(
+    (
+        *_BOTH,
+        (f"{_PD}:process_vllm_request", *_500),
+        (
+            f"{_PD}:process_vllm_request",
+            "says in plain text, without Retry-After, that there is no pair",
+            ("FLOW-037",),
+        ),
+    )
+)
