@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pd_testkit.suites.base import clause
-from pd_testkit.suites.flow_client import assert_error
 from pd_testkit.suites.flow_script import asked, prompt_of
 
 _ENGINES_OWN = (
@@ -51,7 +50,8 @@ class Callers:
         p, d = engines.p(), engines.d()
         client = serve(p, d)
         for method, path in _ENGINES_OWN:
-            assert_error(client.post(asked(), path, method=method), 404, 405)
+            status = client.post(asked(), path, method=method).status
+            assert status in (404, 405), f"{method} {path}: {status}"
         assert p.requests == d.requests == []
         assert client.post(asked()).status == 200
         reached = {path for _, path in _ENGINES_OWN} & {*p.beside, *d.beside}

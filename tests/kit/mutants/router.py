@@ -260,7 +260,8 @@ _CALLERS = (
         "027",
         "router",
         "headers={name: headers[name] for name in _FORWARDED_HEADERS if name in headers}",
-        'headers=self.__dict__.setdefault("_sent", {n: headers[n] for n in headers})',
+        'headers=self.__dict__.setdefault("_sent", {"authorization": '
+        'headers.get("authorization", "")})',
         "the first client's key is used for everybody",
     ),
     _mutant(

@@ -208,8 +208,7 @@ _CALLERS = (
     ),
     _clause(
         "028",
-        "No other path of an engine can be reached through the proxy: 404 or 405 and an OpenAI "
-        "error object.",
+        "No other path of an engine can be reached through the proxy: it gets 404 or 405.",
         "Whoever may ask for a completion can reset an engine's cache, abort requests, load an "
         "adapter, or put it to sleep, on whichever engine chance picks.",
     ),
