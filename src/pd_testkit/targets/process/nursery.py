@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 
 NUMBER = struct.Struct(">q")
@@ -28,6 +29,7 @@ class Nursery:
     """
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 our own module
@@ -45,15 +47,17 @@ class Nursery:
             RuntimeError: the nursery has ended, as when an import failed.
         """
         try:
-            socket.send_fds(self._socket, [NUMBER.pack(FORK)], [connection.fileno(), log])
-            return Forked(self, self._number())
+            with self._lock:
+                socket.send_fds(self._socket, [NUMBER.pack(FORK)], [connection.fileno(), log])
+                return Forked(self, self._number())
         except OSError as error:
             raise RuntimeError("the children's nursery has ended; see its traceback") from error
 
     def status(self, pid: int) -> int:
         """Waits for the child's end; its exit status, or minus the signal that it died of."""
-        self._socket.sendall(NUMBER.pack(pid))
-        return self._number()
+        with self._lock:
+            self._socket.sendall(NUMBER.pack(pid))
+            return self._number()
 
     def close(self) -> None:
         """It ends, and with it its children. Harmless twice."""
@@ -76,12 +80,11 @@ class Forked:
         self.returncode: int | None = None
         self._nursery = nursery
         self._end = os.pidfd_open(pid)
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
         """Its exit status, if it has ended."""
-        if self.returncode is None and select.select([self._end], [], [], 0)[0]:
-            self._reap()
-        return self.returncode
+        return self.returncode if self._ended(0) else None
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit status.
@@ -89,13 +92,14 @@ class Forked:
         Raises:
             subprocess.TimeoutExpired: it has not ended after so many seconds.
         """
-        if self.returncode is None:
-            if not select.select([self._end], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
-            self._reap()
+        if not self._ended(timeout):
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
         assert self.returncode is not None
         return self.returncode
 
-    def _reap(self) -> None:
-        self.returncode = self._nursery.status(self.pid)
-        os.close(self._end)
+    def _ended(self, timeout: float | None) -> bool:
+        with self._lock:
+            if self.returncode is None and select.select([self._end], [], [], timeout)[0]:
+                self.returncode = self._nursery.status(self.pid)
+                os.close(self._end)
+            return self.returncode is not None

@@ -80,7 +80,7 @@ _MORIIO_OPTIONS = {
     "http_port": "{port}",
     "transfer_timeout": "{patience_s}",
     "recv_abort_timeout": "{patience_s}",
-    "defer_timeout": "12",
+    "defer_timeout": "6",
 }
 _MORIIO = replace(_COMMON, dp=True, transfer_ids=True, transfer_id_map=True)
 _MORIIO_READ = replace(_MORIIO, async_loads=False, sync_loads=True)
@@ -108,7 +108,7 @@ CONNECTORS: dict[str, Connector] = {
             packages={"nixl": "nixl==1.5.1 and nixl_cu12==1.5.1, both with --no-deps"},
             modes=("read",),
             # Seconds, for P's blocks that nobody fetches; D renews it every sixth of that.
-            extra={"kv_lease_duration": 12},
+            extra={"kv_lease_duration": 6},
             variables={
                 "VLLM_NIXL_SIDE_CHANNEL_HOST": "{host}",
                 "VLLM_NIXL_SIDE_CHANNEL_PORT": "{port}",
@@ -136,7 +136,7 @@ CONNECTORS: dict[str, Connector] = {
                 "VLLM_MOONCAKE_BOOTSTRAP_PORT": "{port}",
                 "VLLM_MOONCAKE_CONNECTOR_TIMEOUT": "{third_s}",
                 # For P's blocks that nobody fetches.
-                "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "12",
+                "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "6",
             },
         ),
         Connector(

@@ -55,7 +55,7 @@ class PairDriver:
         fabric: Fabric | None,
     ) -> None:
         for spec in (*prefill, decode):
-            _check(spec, connector)
+            _check(spec)
         if mode not in connector.modes:
             raise NotApplicable(f"{connector.kv_connector} has no mode {mode!r}")
         self._connector = connector
@@ -176,7 +176,9 @@ class PairDriver:
         )
 
 
-def _check(spec: WorkerSpec, connector: Connector) -> None:
+def _check(spec: WorkerSpec) -> None:
+    if spec.itemsize == 1:
+        raise NotApplicable("vLLM keeps KV of one byte per element on CPUs with AVX512 or AMX only")
     if spec.version != WorkerSpec().version:
         raise NotApplicable("vLLM's version is the one that is installed, on both sides")
     if spec.dp_size > 1:

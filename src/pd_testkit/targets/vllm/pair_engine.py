@@ -115,11 +115,13 @@ class Engine:
         self._reports = [WorkerReport()] * self.spec.tp_size
         self._ended = WorkerReport()
         self._over.clear()
+        self._alive = True
         group = self._folder / f"group-{number}"
         model = model_folder(self._folder, self.spec)
 
         # From this thread, as a child goes with the thread that has started it.
         homes = [self._children.get(self._child(rank)) for rank in range(self.spec.tp_size)]
+        self._homes = homes
 
         def make(rank: int) -> Worker:
             seat = Seat(
@@ -144,9 +146,10 @@ class Engine:
         self._addresses = self._all(lambda rank: self._workers[rank].addresses())
 
     def kill(self) -> None:
-        """Its processes die."""
-        for rank in range(self.spec.tp_size):
-            self._children.get(self._child(rank)).kill()
+        """Its processes die; from then on it steps no more and reports nothing."""
+        self._alive = False
+        for home in self._homes:
+            home.kill()
 
     def restart(self) -> None:
         """New processes at the same port, with new memory."""
@@ -157,7 +160,7 @@ class Engine:
         """Ends its workers, and their processes but for the first. Harmless twice."""
         if not all(each.done() for each in self._running):
             self.kill()
-        self._running = []
+        self._running.clear()
         workers, self._workers = self._workers, []
         try:
             self._all(lambda rank: workers[rank].close(), len(workers))  # type: ignore[attr-defined]
@@ -177,6 +180,8 @@ class Engine:
 
     def begin(self, orders: Sequence[Order] = ()) -> None:
         """One step of the engine, which `settled` waits for."""
+        if not self._alive:
+            return
         ended, self._ended = self._ended, WorkerReport()
 
         def step(rank: int) -> None:
@@ -229,9 +234,8 @@ class Engine:
     def cpu_seconds(self) -> float:
         """CPU time that its processes have used."""
         ticks = 0
-        for rank in range(self.spec.tp_size):
-            pid = self._children.get(self._child(rank)).pid
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        for home in self._homes:
+            fields = Path(f"/proc/{home.pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
