@@ -20,9 +20,9 @@ class Serving(Suite):
     """How long a test waits for what must come; it is only reached on failure."""
 
     @pytest.fixture
-    def engines(self, target: Target) -> Iterator[Engines]:
+    def engines(self, target: Target, deadline_s: float) -> Iterator[Engines]:
         """The engines that the test asks for, and who holds which blocks."""
-        made = Engines(self.patience_s, target.engine_ports)
+        made = Engines(deadline_s, target.engine_ports)
         yield made
         made.close()
 
@@ -36,7 +36,7 @@ class Serving(Suite):
 
         def start(*behind: Engine, **options: Any) -> Client:
             instances = [each for engine in behind for each in engine.instances]
-            client = Client(make(instances, ProxyOptions(**options)), self.patience_s)
+            client = Client(make(instances, ProxyOptions(**options)), engines.patience_s)
             clients.append(client)
             return client
 

@@ -31,7 +31,10 @@ rounded up to whole seconds, which is all that many routers take."""
 
 _WHOLE = {f"{name}_secs": field for field, name in _OPTIONS.items() if field.endswith("_s")}
 
-PLACEHOLDERS = (*PORTS, *_PREFILL, *_DECODE, *_OPTIONS.values(), *_WHOLE)
+_ATTEMPTS = "attempts"
+"""Retries, and the first attempt; some routers count so."""
+
+PLACEHOLDERS = (*PORTS, *_PREFILL, *_DECODE, *_OPTIONS.values(), *_WHOLE, _ATTEMPTS)
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
@@ -85,7 +88,7 @@ class Command:
     def takes(self, field: str) -> bool:
         """Whether it can be told that field of `ProxyOptions`."""
         name = _OPTIONS.get(field, "")
-        return bool({name, f"{name}_secs"} & self.names)
+        return bool({name, f"{name}_secs", *([_ATTEMPTS] * (name == "retries"))} & self.names)
 
     def words(
         self, ports: Mapping[str, int], instances: Sequence[Instance], options: ProxyOptions
@@ -146,6 +149,8 @@ def _said(options: ProxyOptions) -> dict[str, str]:
         if (value := getattr(options, field)) is not None:
             said[name] = f"{value:.15g}"
             said[f"{name}_secs"] = str(math.ceil(value))
+    if options.retries is not None:
+        said[_ATTEMPTS] = str(options.retries + 1)
     return said
 
 

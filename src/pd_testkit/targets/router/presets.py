@@ -16,12 +16,13 @@ from pd_testkit.targets.router.managed import ManagedRouter
 _COMMON = (
     "--host 127.0.0.1 --port {port} --prometheus-host 127.0.0.1 --prometheus-port {metrics_port} "
     "--policy round_robin --request-timeout-secs {read_timeout_secs} "
-    "--max-payload-size {max_body} --retry-max-retries {retries} "
+    "--max-payload-size {max_body} --retry-max-retries {attempts} "
     "--cb-failure-threshold {breaker_threshold} "
     "--cb-timeout-duration-secs {breaker_cool_down_secs} "
     "--health-check-interval-secs {health_interval_secs} "
 )
-"""Both routers have these: one began as a fork of the other."""
+"""Both routers have these: one began as a fork of the other. Their retries count the first attempt:
+1 is none."""
 
 _STATIC = "--worker-startup-check-interval 1 --worker-startup-timeout-secs 5 "
 
