@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ class EngineScheduler:
 
     Running and loading requests together stay within ``max_running``: a load that parks beyond
     it would take the blocks that the running ones need to get done.
+
+    A request whose load failed computes what is missing, or, without ``recompute_failed``, ends.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class EngineScheduler:
         max_running: int,
         max_batch_tokens: int,
         chunked_prefill: bool = False,
+        recompute_failed: bool = True,
     ) -> None:
         self.blocks = blocks
         self.waiting: deque[Request] = deque()
@@ -55,6 +58,7 @@ class EngineScheduler:
         self._max_running = max_running
         self._max_batch_tokens = max_batch_tokens
         self._chunked_prefill = chunked_prefill
+        self._recompute_failed = recompute_failed
         self._batch: dict[Request, int] = {}
         self._aborted: set[str] = set()
 
@@ -104,12 +108,18 @@ class EngineScheduler:
         return ended
 
     def update(
-        self, sent: Iterable[str] = (), received: Iterable[str] = (), failed: Iterable[str] = ()
-    ) -> None:
-        """What the workers say of their transfers, by request id.
+        self,
+        sent: Iterable[str] = (),
+        received: Iterable[str] = (),
+        failed: Iterable[str] = (),
+        failed_blocks: Set[int] = frozenset(),
+    ) -> frozenset[str]:
+        """What the workers say of their transfers, by request id, and of blocks not loaded.
 
         A completion of a request that waits for none is late or doubled, and has no effect.
+        Gives the requests that ended with an error by it.
         """
+        errors = self._spoil(failed_blocks) if failed_blocks else set()
         for request_id in received:
             if request := self.loading.pop(request_id, None):
                 request.computed = request.expected
@@ -120,11 +130,16 @@ class EngineScheduler:
         for request_id in failed:
             if request := self.loading.pop(request_id, None):
                 self._release(request)
-                self.waiting.appendleft(request)
+                if self._recompute_failed:
+                    self.waiting.appendleft(request)
+                else:
+                    self._connector.aborted(request)
+                    errors.add(request_id)
             self._drained(request_id)
         for request_id in sent:
             if request := self.held.pop(request_id, None):
                 self._release(request)
+        return frozenset(errors)
 
     def abort(self, request_id: str) -> None:
         """The client is gone. Blocks that a peer reads or a load writes are freed after that."""
@@ -193,6 +208,8 @@ class EngineScheduler:
             prefix = self.blocks.cached_prefix(request.tokens)
             request.computed = len(prefix) * self.blocks.block_size
             external, parks = self._connector.match(request, request.computed)
+            if external and not parks:
+                request.computed = min(request.computed + external, len(request.prompt) - 1)
             count = 0 if parks else self._affordable(request.missing)
             if not (parks or count):
                 break
@@ -209,6 +226,31 @@ class EngineScheduler:
             else:
                 self.running.append(request)
                 self._batch[request] = count
+
+    def _spoil(self, blocks: Set[int]) -> set[str]:
+        """These blocks were not loaded: keep what lies before them, or end who has them."""
+        errors = set()
+        for request in (*self.loading.values(), *self._batch):
+            parked = request.request_id in self.loading
+            loaded = request.expected if parked else request.computed
+            table = request.block_table[: self.blocks.blocks_for(loaded)]
+            first = next((place for place, block in enumerate(table) if block in blocks), None)
+            if first is None:
+                continue
+            valid = first * self.blocks.block_size
+            if not self._recompute_failed:
+                errors.add(request.request_id)
+                self._connector.aborted(request)
+                if parked:
+                    self.draining[request.request_id] = self.loading.pop(request.request_id)
+                else:
+                    self._stop(request)
+            elif parked:
+                request.expected = valid
+            else:
+                request.computed = valid
+                del self._batch[request]
+        return errors
 
     def _affordable(self, tokens: int) -> int:
         """How many of ``tokens`` this step can still compute for one request."""

@@ -40,8 +40,11 @@ NOT_HANDED_OFF = Finished(None, keeps_blocks=False)
 class SchedulerSide:
     """One engine's. A pure state machine: the workers see it through `build_metadata` only."""
 
-    def __init__(self, endpoint: Endpoint, *, producer: bool, block_size: int) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, producer: bool, block_size: int, synchronous: bool = False
+    ) -> None:
         self._endpoint = endpoint
+        self._synchronous = synchronous
         self._producer = producer
         self._block_size = block_size
         self._pending = ConnectorMetadata()
@@ -54,7 +57,7 @@ class SchedulerSide:
         if not self._wants_load(request):
             return 0, False
         tokens = max(0, self._remote_tokens(request) - computed)
-        return tokens, tokens > 0
+        return tokens, tokens > 0 and not self._synchronous
 
     def allocated(self, request: Request, block_table: Sequence[int], external: int) -> None:
         """The request has its blocks: queue the load of the last ``external`` remote tokens.

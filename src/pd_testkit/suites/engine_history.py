@@ -14,6 +14,7 @@ from pd_testkit.contract import (
     Target,
 )
 from pd_testkit.suites.base import Suite, clause
+from pd_testkit.suites.engine_failures import spoiled
 from pd_testkit.suites.engine_flow import (
     Make,
     assert_all_free,
@@ -101,6 +102,9 @@ class History:
                 self.answer(request_id, succeeds=event == "answer")
             case "answer again":
                 (received if self.spec.role is Role.CONSUMER else sent)(self.engine, request_id)
+            case "fail in part":
+                blocks = self.live_loads[request_id]
+                spoiled(self.engine, *blocks[number % (len(blocks) + 1) :])
             case "abort":
                 self.engine.abort(request_id)
                 self.aborted.add(request_id)
@@ -109,6 +113,8 @@ class History:
 
     def _can(self, event: str, request_id: str) -> bool:
         match event:
+            case "fail in part":
+                return request_id in self.live_loads
             case "answer" | "fail":
                 return request_id in self.live_loads or request_id in self.unsent
             case "answer again":
@@ -180,16 +186,25 @@ class HistoryClauses(Suite):
         for_all: Callable[..., None],
         spec: Callable[..., EngineSpec],
         *more: str,
+        policies: tuple[str | None, ...] = (None,),
     ) -> None:
         from hypothesis import strategies as st
 
-        def check(history: list[tuple[str, int]], caching: bool, chunked: bool) -> None:
+        def check(
+            history: list[tuple[str, int]],
+            caching: bool,
+            chunked: bool,
+            synchronous: bool,
+            policy: str | None,
+        ) -> None:
             engine_spec = spec(
                 num_blocks=12,
                 max_running=3,
                 max_batch_tokens=8 if chunked else 32,
                 prefix_caching=caching,
                 chunked_prefill=chunked,
+                synchronous=synchronous,
+                load_failure_policy=policy,
             )
             run = History(make(engine_spec), engine_spec)
             for event, number in history:
@@ -203,6 +218,8 @@ class HistoryClauses(Suite):
             st.lists(st.tuples(event, st.integers(0, 13)), min_size=20, max_size=60),
             st.booleans() if target.capabilities.prefix_cache else st.just(False),
             st.booleans() if target.capabilities.chunked_prefill else st.just(False),
+            st.booleans() if target.capabilities.sync_loads and not more else st.just(False),
+            st.sampled_from(policies),
         )
 
     @clause("ENG-054")
@@ -224,3 +241,9 @@ class HistoryClauses(Suite):
         self, make: Make, target: Target, for_all
     ):
         self._check(make, target, for_all, producer, "answer again")
+
+    @clause("ENG-075")
+    def test_consumer_is_idle_after_loads_that_fail_in_part(
+        self, make: Make, target: Target, for_all
+    ):
+        self._check(make, target, for_all, consumer, "fail in part", policies=("fail", "recompute"))

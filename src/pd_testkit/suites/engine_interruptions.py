@@ -160,7 +160,59 @@ class InterruptionClauses(Suite):
             turn(engine)
         assert_all_free(engine, pool)
 
+    @clause("ENG-070")
+    def test_abort_after_the_receive_frees_the_blocks(self, make: Make):
+        engine = make(consumer())
+        pool = engine.free_blocks()
+        park(engine, remote())
+        received(engine, "d-1")
+        engine.abort("d-1")
+        steps = turns(engine, 2)
+        assert computed(steps, "d-1") == [], "d-1's client is gone"
+        assert_all_free(engine, pool)
+
+    @clause("ENG-071")
+    def test_abort_of_a_preempted_request_leaves_nothing(self, make: Make):
+        engine = make(consumer())
+        pool = engine.free_blocks()
+        run_loaded(engine, remote(max_tokens=20))
+        engine.preempt("d-1")
+        engine.abort("d-1")
+        steps = turns(engine, 2)
+        assert computed(steps, "d-1") == [], "d-1's client is gone"
+        assert loads_of(steps, "d-1") == [], "P has been told already"
+        assert_all_free(engine, pool)
+
+    @clause("ENG-072")
+    def test_abort_between_two_chunks_leaves_nothing(self, make: Make):
+        engine = make(producer(chunked_prefill=True, max_batch_tokens=2 * BLOCK_SIZE))
+        pool = engine.free_blocks()
+        engine.add(for_decode(tokens=5 * BLOCK_SIZE))
+        turn(engine)
+        engine.abort("p-1")
+        steps = turns(engine, 2)
+        assert computed(steps, "p-1") == [], "p-1's client is gone"
+        assert engine.hand_off("p-1") is None, "p-1's prompt was never computed"
+        assert_all_free(engine, pool)
+
     # -- preemption --------------------------------------------------------------------------
+
+    @clause("ENG-073")
+    def test_prompt_preempted_between_two_chunks_is_handed_off_whole(self, make: Make):
+        engine = make(producer(chunked_prefill=True, max_batch_tokens=2 * BLOCK_SIZE))
+        pool = engine.free_blocks()
+        engine.add(for_decode(tokens=5 * BLOCK_SIZE))
+        turn(engine)
+        engine.preempt("p-1")
+        steps = until(engine, ended(engine, "p-1"))
+        assert sum(computed(steps, "p-1")) == 5 * BLOCK_SIZE, "its first chunk was lost"
+        hand_off = engine.hand_off("p-1")
+        assert hand_off is not None, "a decode engine waits for p-1's KV"
+        assert len(set(hand_off.block_ids or ())) == 5, "the blocks that it has now"
+        assert_in_use(engine.ref_counts(), hand_off.block_ids or (), "D has not fetched them")
+        sent(engine, "p-1")
+        turn(engine)
+        assert_all_free(engine, pool)
 
     @clause("ENG-042")
     def test_preempted_request_is_not_loaded_again(self, make: Make):

@@ -74,6 +74,17 @@ class PrefixClauses(Suite):
             turn(engine)
             assert_all_free(engine, pool)
 
+    @clause("ENG-074")
+    def test_prompt_with_a_prefix_on_the_producer_is_handed_off_whole(self, make: Make):
+        engine = make(producer(prefix_caching=True))
+        serve(engine, local("l-1", 2 * BLOCK_SIZE + 1))
+        request = Request("p-1", prompt(4 * BLOCK_SIZE), max_tokens=1, remote_decode=True)
+        blocks = hold(engine, request)
+        hand_off = engine.hand_off("p-1")
+        assert hand_off is not None, "a decode engine waits for p-1's KV"
+        assert len(set(hand_off.block_ids or ())) == 4, "D has none of them, cached on P or not"
+        assert hand_off.block_ids == blocks[:4], "D reads p-1's block table"
+
     @clause("ENG-050")
     def test_block_under_a_live_load_is_nobodys_prefix(self, make: Make):
         engine = make(consumer(prefix_caching=True))

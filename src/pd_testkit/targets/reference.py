@@ -61,7 +61,10 @@ class ReferenceTarget(Target):
         choices=True,
         zmq_side_channel=True,
         async_loads=True,
+        sync_loads=True,
         hand_off_blocks=True,
+        load_failure_policy=True,
+        failed_blocks=True,
     )
 
     def __init__(self) -> None:

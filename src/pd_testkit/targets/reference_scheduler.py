@@ -37,7 +37,12 @@ def _connector(spec: EngineSpec) -> SchedulerSide:
         dp_rank=spec.dp_rank,
     )
     producer = spec.role is Role.PRODUCER
-    return SchedulerSide(endpoint, producer=producer, block_size=spec.block_size)
+    return SchedulerSide(
+        endpoint,
+        producer=producer,
+        block_size=spec.block_size,
+        synchronous=spec.synchronous,
+    )
 
 
 def _request(request: Request) -> reference.Request:
@@ -97,13 +102,16 @@ class EngineSchedulerDriver:
             max_running=spec.max_running,
             max_batch_tokens=spec.max_batch_tokens,
             chunked_prefill=spec.chunked_prefill,
+            recompute_failed=spec.load_failure_policy != "fail",
         )
+        self._failed: set[RequestId] = set()
         self._scheduled: tuple[RequestId, ...] = ()
         self._responses: dict[RequestId, dict[str, Any] | None] = {}
 
     def add(self, request: Request) -> None:
         self._engine.add(_request(request))
         self._responses.pop(request.request_id, None)
+        self._failed.discard(request.request_id)
 
     def step(self) -> Step:
         scheduled = self._engine.step()
@@ -118,7 +126,9 @@ class EngineSchedulerDriver:
 
     def feed(self, report: WorkerReport | None) -> None:
         if report is not None:
-            self._engine.update(report.sent, report.received, report.failed)
+            self._failed |= self._engine.update(
+                report.sent, report.received, report.failed, report.failed_blocks
+            )
 
     def abort(self, request_id: RequestId) -> None:
         self._engine.abort(request_id)
@@ -149,6 +159,9 @@ class EngineSchedulerDriver:
     def hand_off(self, request_id: RequestId) -> HandOff | None:
         params = self._responses.get(request_id)
         return None if params is None else hand_off_of(params)
+
+    def failed(self, request_id: RequestId) -> bool:
+        return request_id in self._failed
 
     def is_idle(self) -> bool:
         return self._engine.is_idle

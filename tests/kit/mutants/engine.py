@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import engine_loads
 from .mutant import Mutant
 
 MUTANTS = (
@@ -224,7 +225,7 @@ MUTANTS = (
     ),
     # -- aborts ------------------------------------------------------------------------------
     Mutant(
-        ("ENG-033",),
+        ("ENG-033", "ENG-071"),
         "engine_scheduler",
         "            self.waiting.remove(request)",
         "            pass",
@@ -247,12 +248,12 @@ MUTANTS = (
     Mutant(
         ("ENG-036",),
         "engine_scheduler",
-        "                self.waiting.appendleft(request)\n            self._drained(request_id)",
-        "                self.waiting.appendleft(request)",
+        "                    errors.add(request_id)\n            self._drained(request_id)",
+        "                    errors.add(request_id)",
         "a failed load of an aborted request leaks its blocks (vllm-project/vllm#46283)",
     ),
     Mutant(
-        ("ENG-038",),
+        ("ENG-038", "ENG-070", "ENG-072"),
         "engine_scheduler",
         "        else:\n            self._stop(request)",
         "        else:\n            self.running.remove(request)",
@@ -290,7 +291,7 @@ MUTANTS = (
         "a preempted request goes on as if it still had its KV",
     ),
     Mutant(
-        ("ENG-044",),
+        ("ENG-044", "ENG-073"),
         "engine_scheduler",
         "        self._stop(request)\n        self._connector.preempted(request)",
         "        self.running.remove(request)\n        self._connector.preempted(request)",
@@ -307,8 +308,8 @@ MUTANTS = (
     Mutant(
         ("ENG-046",),
         "engine_scheduler",
-        "                self._release(request)\n                self.waiting.appendleft(request)",
-        "                self.waiting.appendleft(request)",
+        "                self._release(request)\n                if self._recompute_failed:",
+        "                if self._recompute_failed:",
         "the blocks of a failed load leak",
     ),
     Mutant(
@@ -344,9 +345,9 @@ MUTANTS = (
     Mutant(
         ("ENG-051",),
         "engine_scheduler",
-        "                self._release(request)\n                self.waiting.appendleft(request)",
+        "                self._release(request)\n                if self._recompute_failed:",
         "                self.blocks.publish(request.prompt, request.block_table)\n"
-        "                self._release(request)\n                self.waiting.appendleft(request)",
+        "                self._release(request)\n                if self._recompute_failed:",
         "blocks of a failed load can be found as a prefix",
     ),
     Mutant(
@@ -356,4 +357,5 @@ MUTANTS = (
         "self._keys(tokens)",
         "a wholly cached prompt leaves nothing to compute, and is never scheduled",
     ),
+    *engine_loads.MUTANTS,
 )

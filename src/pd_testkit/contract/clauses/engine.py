@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pd_testkit.contract.capabilities import Capability
 from pd_testkit.contract.clause import Clause
+from pd_testkit.contract.clauses import engine_loads
 
 _ASYNC = frozenset({Capability.ASYNC_LOADS})
 _HAND_OFF_BLOCKS = frozenset({Capability.HAND_OFF_BLOCKS})
@@ -408,4 +409,5 @@ CLAUSES: tuple[Clause, ...] = (
         "A retried message in some rare order of events crashes the engine, or doubles a block.",
         ("vllm-project/vllm#57570",),
     ),
+    *engine_loads.CLAUSES,
 )
