@@ -213,7 +213,7 @@ class Aborts(PollingBase):
     def test_a_room_is_not_quiet_while_bytes_fly(
         self, on: Callable[..., Any], net: ModuleType
     ) -> None:
-        slow = net.Delay(seconds=3.0, kind="write")
+        slow = net.Delay(seconds=0.5, kind="write")
         run, fabric = on(slow)
         room = run.room(1, [0, 1], [2, 3])
         run.meet(room)
@@ -222,7 +222,7 @@ class Aborts(PollingBase):
         run.rooms.abort(D, room.number)
         while fabric.in_flight:
             assert not run.rooms.quiet(room.number), "quiet, while bytes are on their way"
-            run.rooms.wait(0.5)
+            run.rooms.wait(0.1)
         run.fails(room)
         run.quieten(room)
         fabric.withdraw(slow)

@@ -37,10 +37,10 @@ class Faults(PollingBase):
         bad, good = run.room(1, [0], [1]), run.room(2, [1, 2], [2, 3], (1, 1))
         run.meet(bad, good)
         run.send(bad)
+        run.until(lambda: fabric.counters.faults["fail"], "a write fails")
         run.send(good)
         run.finish(good)
         run.fails(bad)
-        assert fabric.counters.faults["fail"] == 1, "no write has failed"
         run.probe()
 
     @clause("POL-049")

@@ -1,7 +1,8 @@
 """One run of rooms: prompts on P, places on D, what each side said of them, and what arrived.
 
-Bytes are checked at the moment a side says success. The pages of a room that has failed are used
-for something else once the receiver says that it is quiet: so a write that comes later shows.
+D's bytes are checked at the moment its receiver says success, and P's are used for something else
+when its sender does: so what is read later shows. The pages of a room that has failed are used for
+something else once the receiver says that it is quiet: so a write that comes later shows.
 """
 
 from __future__ import annotations
@@ -204,8 +205,11 @@ class Run:
         history = room.history[role]
         if not history or history[-1] is not state:
             history.append(state)
-            if state is RoomState.SUCCESS and not room.given_back:
-                self._arrived(role, room)
+            if state is RoomState.SUCCESS and role is D:
+                self._arrived(room)
+            elif state is RoomState.SUCCESS:
+                self.memory[P].reuse(room.source)
+                self.aux[P].fill(room.slots[0])
         return state
 
     def reach(self, role: Role, room: Room, *states: RoomState) -> RoomState:
@@ -254,12 +258,12 @@ class Run:
         self.transfer(self.room(_PROBE + self._probes, last[:1], last[1:], slots))
         self.check()
 
-    def _arrived(self, role: Role, room: Room) -> None:
+    def _arrived(self, room: Room) -> None:
         tokens = len(room.pages) * self._specs[D].block_size
         wrong = self.memory[D].wrong(room.pages, room.kv, tokens)
-        assert not wrong, f"the {role} of room {room.number} says success, but D lacks {wrong}"
+        assert not wrong, f"room {room.number} is a success, but D lacks {wrong}"
         assert self.aux[D].holds(room.slots[1], room.aux), (
-            f"the {role} of room {room.number} says success, but D's aux slot is not P's"
+            f"room {room.number} is a success, but D's aux slot is not as P's was"
         )
         self.memory[D].expect(room.pages, room.kv, tokens)
         self.aux[D].expect(room.slots[1], room.aux)

@@ -21,7 +21,16 @@ MUTANTS = (
         "the aux data are never sent",
     ),
     Mutant(
-        ("POL-003", "POL-008"),
+        ("POL-003",),
+        "rooms",
+        "            outgoing.state = State.SUCCESS\n",
+        "            outgoing.state = State.SUCCESS\n"
+        "            if (to := outgoing.there) is not None:\n"
+        "                self.memory.write_aux(outgoing.aux_slot, to.aux, to.aux_slot)\n",
+        "the aux data are sent once more when P's slot may belong to another request",
+    ),
+    Mutant(
+        ("POL-008",),
         "rooms",
         "        if pages:\n",
         "        if pages and not outgoing.sent:\n",

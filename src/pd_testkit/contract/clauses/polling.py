@@ -41,8 +41,8 @@ _ARRIVAL = (
     ),
     _clause(
         3,
-        "P's sender says success only when all of the room's bytes have arrived.",
-        "P gives its pages to the next prompt, whose KV then arrives in their place.",
+        "P's pages and aux slot may be used for something else once its sender says success.",
+        "The next prompt's KV, or its first token, arrives in place of this one's.",
     ),
     _clause(
         4,
@@ -90,6 +90,7 @@ _ARRIVAL = (
         12,
         "A prompt of a thousand pages arrives.",
         "The longest prompts, for which P/D is made, are the ones that fail.",
+        "sgl-project/sglang#32758",
     ),
     _clause(
         13,

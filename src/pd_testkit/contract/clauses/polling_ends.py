@@ -59,20 +59,21 @@ _ABORTS = (
         34,
         "An abort on P before the room has met its receiver fails the room on both sides.",
         "D waits its whole patience for a request that is gone.",
+        "sgl-project/sglang#28651",
         needs=_ABORT,
     ),
     _clause(
         35,
         "An abort on P before it has sent fails the room on D without D's own patience.",
         "Pages of D are held for minutes for each client that hangs up early.",
-        "sgl-project/sglang#36108",
+        "sgl-project/sglang#28651",
         needs=_ABORT,
     ),
     _clause(
         36,
         "An abort on P between two chunks fails the room on D without D's own patience.",
         "Pages of D are held for minutes for each client that hangs up early.",
-        "sgl-project/sglang#36108",
+        "sgl-project/sglang#28651",
         needs=_ABORT,
     ),
     _clause(
@@ -126,6 +127,7 @@ _ABORTS = (
         "After an abort D's pages are quiet long before anyone's patience is over.",
         "Each abort costs pages for minutes: a burst of them stops D.",
         "sgl-project/sglang#35049",
+        "sgl-project/sglang#38961",
         needs=_ABORT,
     ),
     _clause(

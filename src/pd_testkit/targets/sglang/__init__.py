@@ -6,7 +6,7 @@ What imports SGLang runs in a child, from which each driver's engines are forked
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pd_testkit.contract import Capabilities, Target, TargetError, Unit, WorkerSpec, drivers
@@ -14,7 +14,7 @@ from pd_testkit.stubs import child_environment
 from pd_testkit.targets.process import Children
 from pd_testkit.targets.process.forks import Fork, Nursery
 from pd_testkit.targets.sglang.backends import BACKENDS, COMMON, Backend
-from pd_testkit.targets.sglang.known import KNOWN
+from pd_testkit.targets.sglang.known import known_failures
 
 if TYPE_CHECKING:
     from pd_testkit.fabric import Fabric
@@ -43,7 +43,7 @@ class SglangTarget(Target):
             worker_restart=True,
             fabric=backend.fabric,
         )
-        self.known_failures = KNOWN[backend.name]
+        self.known_failures = known_failures(backend.name)
         self._backend = backend
         stubs = child_environment("mori") if backend.fabric else {}
         self._children = Children({**COMMON, **backend.environment, **stubs})
@@ -86,12 +86,12 @@ def target(choice: Choice) -> Target:
     """
     choice.takes(variants=tuple(BACKENDS))
     backend = BACKENDS[choice.variant or next(iter(BACKENDS))]
-    if importlib.util.find_spec("sglang") is None:
+    if find_spec("sglang") is None:
         raise TargetError(
             "SGLang is not installed here: pip install --no-deps sglang==0.5.23, and what "
             "docs/targets-sglang.md names beside it"
         )
     for module, packages in backend.packages.items():
-        if importlib.util.find_spec(module) is None:
+        if find_spec(module) is None:
             raise TargetError(f"sglang:{backend.name} needs {module}: pip install {packages}")
     return SglangTarget(backend)

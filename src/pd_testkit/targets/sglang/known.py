@@ -4,5 +4,58 @@ from __future__ import annotations
 
 from pd_testkit.contract import KnownFailure
 
-KNOWN: dict[str, tuple[KnownFailure, ...]] = {"mori": (), "nixl": (), "mooncake": ()}
-"""By backend."""
+Cause = tuple[str, str, tuple[str, ...], str]
+"""The function, below ``sglang.srt.disaggregation``; what it does; the clauses; a public report."""
+
+_COMMON: tuple[Cause, ...] = (
+    (
+        "common.conn:CommonKVSender.abort",
+        "makes a failure of whatever the room was, of a success too; so does the receiver's",
+        ("POL-021",),
+        "",
+    ),
+    (
+        "common.conn:CommonKVSender.abort",
+        "tells nobody: D holds its pages until SGLANG_DISAGGREGATION_WAITING_TIMEOUT, 300 s",
+        ("POL-034", "POL-035", "POL-036"),
+        "https://github.com/sgl-project/sglang/pull/28651",
+    ),
+)
+
+_CAUSES: dict[str, tuple[Cause, ...]] = {
+    "mori": _COMMON,
+    "nixl": (
+        *_COMMON,
+        (
+            "nixl.conn:NixlKVManager._start_bootstrap_thread",
+            "asserts that it knows the first frame, and ends: P never meets a receiver again",
+            ("POL-050",),
+            "",
+        ),
+    ),
+    "mooncake": (
+        *_COMMON,
+        (
+            "mooncake.conn:MooncakeKVManager.start_prefill_thread",
+            "reads the fourth frame of any message, and ends: P never meets a receiver again",
+            ("POL-050",),
+            "",
+        ),
+        (
+            "mooncake.conn:MooncakeKVManager._send_kvcache_generic",
+            "posts all of a chunk as one batch, of which Mooncake over TCP refuses those above "
+            "2048 entries (SGLANG_MOONCAKE_MAX_TRANSFER_BATCH_INDICES is 0)",
+            ("POL-012",),
+            "https://github.com/sgl-project/sglang/pull/32758",
+        ),
+    ),
+}
+
+
+def known_failures(backend: str) -> tuple[KnownFailure, ...]:
+    """By backend's name."""
+    return tuple(
+        KnownFailure(clause, f"{where} {does}", link)
+        for where, does, clauses, link in _CAUSES[backend]
+        for clause in clauses
+    )

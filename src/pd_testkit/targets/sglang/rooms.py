@@ -79,9 +79,9 @@ class RoomsDriver:
         self._memory: dict[Role, SharedMemory] = {}
         self._processes: dict[Role, Fork] = {}
         try:
-            self._sending = self._start(P, Sending, 0)
+            self._sending: Sending = self._start(P, Sending, 0)
             self._port = int(self._sending.bootstrap().rpartition(":")[2])
-            self._receiving = self._start(D, Receiving, self._port)
+            self._receiving: Receiving = self._start(D, Receiving, self._port)
         except BaseException:
             self.close()
             raise

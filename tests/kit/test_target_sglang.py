@@ -1,0 +1,190 @@
+"""The target ``sglang``: what is said without SGLang, and its engines where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pd_testkit.contract import Role, RoomState, Target, TargetError, Unit, WorkerSpec
+from pd_testkit.contract.clauses import CLAUSES
+from pd_testkit.fabric.shared_memory import SharedMemory
+from pd_testkit.targets import sglang
+from pd_testkit.targets.choice import Choice
+from pd_testkit.targets.process import ChildGone, Children
+from pd_testkit.targets.process.forks import Fork, Nursery
+from pd_testkit.targets.sglang.backends import BACKENDS
+from pd_testkit.targets.sglang.known import known_failures
+from pd_testkit.targets.sglang.memory import aux_views, cache_views, size
+
+GUIDE = Path(__file__).parents[2] / "docs" / "targets-sglang.md"
+P, D = Role.PRODUCER, Role.CONSUMER
+
+
+# -- without SGLang ----------------------------------------------------------------------------
+
+
+def test_a_missing_sglang_is_said_with_the_package_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sglang, "find_spec", lambda name: None)
+    with pytest.raises(TargetError, match=r"pip install --no-deps sglang==0\.5\.23"):
+        sglang.target(Choice("sglang"))
+
+
+def test_a_missing_transport_is_said_with_the_package_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sglang, "find_spec", lambda name: name == "sglang" or None)
+    with pytest.raises(TargetError, match=r"sglang:nixl needs nixl: pip install .*nixl==1"):
+        sglang.target(Choice("sglang", "nixl"))
+
+
+def test_a_variant_that_there_is_none_of_is_said_with_those_there_are() -> None:
+    with pytest.raises(TargetError, match="choose of mori, nixl, mooncake"):
+        sglang.target(Choice("sglang", "mooncacke"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_known_failures_name_clauses_of_its_units_once(backend: str) -> None:
+    clauses = [known.clause for known in known_failures(backend)]
+    assert len(clauses) == len(set(clauses))
+    assert {CLAUSES[clause].unit for clause in clauses} <= set(sglang.SglangTarget.units)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_guide_lists_every_known_failure(backend: str) -> None:
+    rows = [row for row in GUIDE.read_text().splitlines() if row.startswith("| ")]
+    for known in known_failures(backend):
+        where, _, does = known.reason.partition(" ")
+        assert any(
+            row.startswith((f"| {backend} ", "| all "))
+            and f"`{where}` {does}" in row
+            and known.clause in row
+            for row in rows
+        ), known
+
+
+def test_only_the_kits_own_transport_takes_a_fabric() -> None:
+    assert {name: backend.fabric for name, backend in BACKENDS.items()} == {
+        "mori": True,
+        "nixl": False,
+        "mooncake": False,
+    }
+
+
+def test_pages_and_aux_slots_share_the_memory_without_overlap() -> None:
+    spec = WorkerSpec(num_blocks=3, layers=2, kv_heads=2, head_dim=4, block_size=5)
+    with SharedMemory(size(spec)) as memory:
+        for array in (*aux_views(memory.array), *cache_views(memory.array, spec).values()):
+            array[...] += 1
+        aux = aux_views(memory.array)
+        assert all((array == 1).all() for array in aux)
+        caches = cache_views(memory.array, spec)
+        assert list(caches) == ["0.k", "0.v", "1.k", "1.v"]
+        assert all((array == 1).all() for array in caches.values())
+        used = sum(array.nbytes for array in (*aux, *caches.values()))
+        assert used == memory.size
+
+
+# -- forks, of a child that imports nothing special ----------------------------------------------
+
+
+class Diary:
+    """Something to have in a process."""
+
+    def __init__(self, first: str) -> None:
+        self._lines = [first]
+
+    def write(self, line: str) -> list[str]:
+        self._lines.append(line)
+        return self._lines
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def die(self) -> None:
+        os._exit(3)
+
+
+DIARY = f"{__name__}:Diary"
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
+    found = Children({"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"})
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def nursery(children: Children) -> Nursery:
+    factory = f"{Nursery.__module__}:{Nursery.__qualname__}"
+    return children.get("template").make(Nursery, factory, modules=["json"])
+
+
+def test_each_fork_has_memory_of_its_own(nursery: Nursery) -> None:
+    forks = [Fork(name, nursery) for name in ("one", "two")]
+    diaries = [fork.make(Diary, DIARY, first=fork.name) for fork in forks]
+    assert diaries[0].write("a") == ["one", "a"]
+    assert diaries[1].write("b") == ["two", "b"]
+    assert [diary.process() for diary in diaries] == [fork.pid for fork in forks]
+    for fork in forks:
+        fork.end()
+        assert not fork.alive
+        assert not Path(f"/proc/{fork.pid}/exe").exists() or _is_zombie(fork.pid)
+
+
+def test_a_fork_that_dies_is_told_and_others_live(nursery: Nursery) -> None:
+    dying, living = Fork("dying", nursery), Fork("living", nursery)
+    with pytest.raises(ChildGone, match="dying died"):
+        dying.make(Diary, DIARY, first="x").die()
+    assert living.make(Diary, DIARY, first="y").write("z") == ["y", "z"]
+    for fork in (dying, living):
+        fork.end()
+
+
+def test_forks_end_with_the_child_that_they_come_from(children: Children, nursery: Nursery) -> None:
+    fork = Fork("orphan", nursery)
+    children.close()
+    fork._process.wait(10)
+    fork.end()
+
+
+def _is_zombie(pid: int) -> bool:
+    """Its parent has not asked for it yet."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+# -- with SGLang ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mori() -> Iterator[Target]:
+    if importlib.util.find_spec("sglang") is None:
+        pytest.skip("not applicable: SGLang is not installed")
+    target = sglang.target(Choice("sglang", "mori"))
+    target.open()
+    yield target
+    target.close()
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_engine_is_gone_and_comes_back(mori: Target) -> None:
+    assert mori.units == (Unit.POLLING,)
+    spec = WorkerSpec(patience_s=30.0)
+    rooms = mori.rooms(spec, spec)
+    try:
+        rooms.open(P, 1)
+        assert rooms.poll(P, 1) is RoomState.BOOTSTRAPPING
+        rooms.kill(P)
+        with pytest.raises(ChildGone):
+            rooms.poll(P, 1)
+        rooms.restart(P)
+        rooms.open(P, 1)
+        assert rooms.poll(P, 1) is RoomState.BOOTSTRAPPING
+    finally:
+        rooms.close()  # type: ignore[attr-defined]
