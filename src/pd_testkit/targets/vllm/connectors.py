@@ -67,6 +67,8 @@ _COMMON = Capabilities(
     connector_holds_blocks=True,
     async_loads=True,
     hand_off_blocks=True,
+    load_failure_policy=True,
+    failed_blocks=True,
 )
 
 # A DP rank of theirs is an engine with an id and an address of its own, and hand-offs name no rank.
@@ -85,7 +87,7 @@ _MORIIO_OPTIONS = {
 _MORIIO = replace(_COMMON, dp=True, transfer_ids=True, transfer_id_map=True)
 _MORIIO_READ = replace(_MORIIO, async_loads=False, sync_loads=True)
 # D tells P's workers its blocks by a message of its own, when it has them.
-_MORIIO_WRITE = replace(_MORIIO, hand_off_blocks=False, save=True)
+_MORIIO_WRITE = replace(_MORIIO, hand_off_blocks=False, failed_blocks=False, save=True)
 
 CONNECTORS: dict[str, Connector] = {
     each.variant: each

@@ -175,10 +175,7 @@ class EngineSchedulerDriver:
         return request is not None and not request.is_prefill_chunk
 
     def _connector_output(self, reports: Iterable[WorkerReport]) -> KVConnectorOutput | None:
-        """The workers' reports as the connector's workers tell them.
-
-        A load that fails is told by its blocks, and then is over as any other.
-        """
+        """The reports as the connector's workers make them: a load that failed is over, too."""
         told = KVConnectorOutput()
         sent: set[RequestId] = set()
         received: set[RequestId] = set()
@@ -186,8 +183,11 @@ class EngineSchedulerDriver:
             sent |= report.sent
             received |= report.received | report.failed
             told.invalid_block_ids |= report.failed_blocks
-            for request_id in report.failed:
-                told.invalid_block_ids |= set(self._loads.get(request_id, ()))
+            if self._wire.fails_by_request:
+                told.failed_recving |= report.failed
+            else:
+                for request_id in report.failed:
+                    told.invalid_block_ids |= set(self._loads.get(request_id, ()))
         told.finished_sending, told.finished_recving = sent or None, received or None
         return None if told.is_empty() else told
 

@@ -20,6 +20,8 @@ class Wire:
     """`HandOff` field to the key that D gets it under."""
     wanted: Mapping[str, Any] = {}
     """What P gets beside ``do_remote_decode``."""
+    fails_by_request = False
+    """A worker names the request whose load failed, not its blocks."""
 
     def params(self, request: Request) -> dict[str, Any] | None:
         """The ``kv_transfer_params`` of a request, as the router sends them."""
@@ -169,6 +171,21 @@ class MoRIIOWire(Wire):
         )
 
 
+class MoRIIOWriteWire(MoRIIOWire):
+    """P's workers write: the router tells P at once which D it is for."""
+
+    fails_by_request = True
+
+    wanted = {  # noqa: RUF012
+        "remote_engine_id": "decode-1",
+        "remote_host": "192.0.2.9",
+        "remote_handshake_port": 17301,
+        "remote_notify_port": 17401,
+        "remote_block_ids": [],
+        "tp_size": 1,
+    }
+
+
 def _moriio_transfers(requests: Mapping[RequestId, Any]) -> dict[RequestId, TransferMeta]:
     return {
         request_id: TransferMeta(
@@ -192,7 +209,7 @@ WIRES: Mapping[str, Wire] = {
     "nixl": NixlWire(),
     "mooncake": MooncakeWire(),
     "moriio": MoRIIOWire(),
-    "moriio-write": MoRIIOWire(),
+    "moriio-write": MoRIIOWriteWire(),
     "multi": MultiWire(),
 }
 """By variant."""
