@@ -26,7 +26,8 @@ class Peer:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_"))}
-        python_path = os.pathsep.join([str(ROOT), (environment or {}).get("PYTHONPATH", "")])
+        given = {**inherited, **(environment or {})}
+        python_path = os.pathsep.join([str(ROOT), given.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -35,7 +36,7 @@ class Peer:
                 "-c",
                 "from tests.kit.peer_process import main; main()",
             ],
-            env={**inherited, **(environment or {}), "PYTHONPATH": python_path},
+            env={**given, "PYTHONPATH": python_path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

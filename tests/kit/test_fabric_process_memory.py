@@ -143,6 +143,13 @@ class TestShared:
             SharedMemory.attach(path)
         assert isinstance(memory_of_process(ME, view.ctypes.data, 4), ProcessMemory)
 
+    def test_one_that_is_attached_twice_is_known_until_both_are_closed(self, shared) -> None:
+        with SharedMemory.attach(shared.path) as again:
+            where = again.array.ctypes.data
+            shared.close()
+            assert isinstance(memory_of_process(ME, where, 4), np.ndarray)
+        assert isinstance(memory_of_process(ME, where, 4), ProcessMemory)
+
     def test_none_of_no_size(self) -> None:
         with pytest.raises(ValueError, match="0 bytes"):
             SharedMemory(0)
@@ -171,10 +178,15 @@ class TestUnreachable:
             return -1
 
         array = np.zeros(4, np.uint8)
-        monkeypatch.setattr(process_memory._libc, "process_vm_readv", forbid)
+        monkeypatch.setattr(process_memory, "_system_call", lambda name: forbid)
         with pytest.raises(Unreachable, match=cause) as caught:
             memory_of_process(ME, array.ctypes.data, 4)
         assert "\n" not in str(caught.value)
+
+    def test_a_system_without_the_calls_says_so(self, monkeypatch) -> None:
+        monkeypatch.setattr(process_memory, "_system_call", lambda name: None)
+        with pytest.raises(Unreachable, match="lacks process_vm_readv"):
+            read(private(np.zeros(4, np.uint8)), 0, 4)
 
     @pytest.mark.parametrize(("address", "size"), [(0, 8), (4096, -1), (-1, 8)])
     def test_what_is_no_memory(self, address: int, size: int) -> None:

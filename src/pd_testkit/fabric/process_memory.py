@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,17 @@ class ProcessMemory:
             Unreachable: see there.
         """
         data = np.empty(int(sizes.sum()), np.uint8)
-        self._move(_libc.process_vm_readv, offsets, sizes, data)
+        self._move("process_vm_readv", offsets, sizes, data)
         return data
 
     def scatter(self, offsets: Offsets, sizes: Offsets, data: Bytes) -> None:
         """The inverse of `gather`; raises as it does."""
-        self._move(_libc.process_vm_writev, offsets, sizes, np.ascontiguousarray(data))
+        self._move("process_vm_writev", offsets, sizes, np.ascontiguousarray(data))
 
-    def _move(self, call: Any, offsets: Offsets, sizes: Offsets, data: Bytes) -> None:
+    def _move(self, name: str, offsets: Offsets, sizes: Offsets, data: Bytes) -> None:
+        call = _system_call(name)
+        if call is None:
+            raise self._unreachable(errno.ENOSYS)
         starts, ends = offsets + self.address, np.cumsum(sizes)
         done, total = 0, data.nbytes
         while done < total:
@@ -169,15 +173,14 @@ def write(memory: Bytes | ProcessMemory, offset: int, data: Bytes) -> None:
         memory.scatter(np.array([offset]), np.array([len(data)]), data)
 
 
-def _load() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    arguments: list[Any] = [
-        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong),
-        *(ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong),
-    ]
-    for call in (libc.process_vm_readv, libc.process_vm_writev):
-        call.argtypes, call.restype = arguments, ctypes.c_ssize_t
-    return libc
-
-
-_libc = _load()
+@cache
+def _system_call(name: str) -> Any:
+    """None where there is none, as on other systems than Linux."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if call is not None:
+        call.argtypes = [
+            *(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong),
+            *(ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong),
+        ]
+        call.restype = ctypes.c_ssize_t
+    return call

@@ -29,7 +29,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class FabricServer:
-    """Serves a fabric of this process to processes of the same user, its children.
+    """Serves a fabric of this process to its children, of the same user and network namespace.
 
         with FabricServer(fabric) as server:
             subprocess.Popen([...], env={**os.environ, "PD_TESTKIT_FABRIC": server.address})

@@ -12,8 +12,8 @@ import numpy as np
 
 from pd_testkit.fabric.memory import Bytes
 
-_mapped: weakref.WeakValueDictionary[tuple[int, int], SharedMemory] = weakref.WeakValueDictionary()
-"""Those of this process by device and inode; under `_lock`."""
+_mapped: weakref.WeakSet[SharedMemory] = weakref.WeakSet()
+"""Those of this process; under `_lock`."""
 _lock = threading.Lock()
 
 
@@ -61,7 +61,7 @@ class SharedMemory:
     def close(self) -> None:
         """Nobody can attach any more. The memory goes with the last view of it."""
         with _lock:
-            _mapped.pop(self._identity, None)
+            _mapped.discard(self)
         self._close()
 
     def _map(self, fd: int) -> None:
@@ -71,7 +71,7 @@ class SharedMemory:
         self.array: Bytes = np.frombuffer(mmap.mmap(fd, found.st_size), dtype=np.uint8)
         self.path = f"/proc/{os.getpid()}/fd/{fd}"
         with _lock:
-            _mapped.setdefault(self._identity, self)
+            _mapped.add(self)
 
     def __enter__(self) -> SharedMemory:
         return self
@@ -88,5 +88,4 @@ class SharedMemory:
 def mapped_from(device: int, inode: int) -> Bytes | None:
     """This process's view of the whole file, if it has made or attached it."""
     with _lock:
-        shared = _mapped.get((device, inode))
-    return None if shared is None else shared.array
+        return next((each.array for each in _mapped if each._identity == (device, inode)), None)
