@@ -2,6 +2,7 @@
 
 Their bytes move over something that the suites cannot see, their geometry is not the default one,
 and they cannot be had with any. One of them writes, and its side channel is no ZMQ to the suites.
+The last one is on the suites' fabric, and does nothing but write.
 """
 
 from __future__ import annotations
@@ -129,3 +130,10 @@ class Idles(OwnTransport):
 
     def __init__(self) -> None:
         super().__init__("idles", READS)
+
+
+class Pushes(ReferenceTarget):
+    """Over the suites' fabric, and P writes: there is no reading."""
+
+    name = "pushes"
+    capabilities = replace(ReferenceTarget.capabilities, read_mode=False)

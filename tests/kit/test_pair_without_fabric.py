@@ -30,8 +30,12 @@ def outcomes(target: str, folder: Path, units: str) -> dict[str, str]:
     return {clause["id"]: clause["outcome"] for clause in found["clauses"]}
 
 
-@pytest.mark.parametrize(("target", "kept"), [("Reads", 82), ("Writes", 78)])
-def test_a_transport_of_ones_own_is_asked_for_two_thirds_of_the_clauses(
+@pytest.mark.parametrize(
+    ("target", "kept"),
+    [("Reads", 82), ("Writes", 78), ("Pushes", 117)],
+    ids=["own transport, reading", "own transport, writing", "fabric, writing"],
+)
+def test_what_is_no_reader_on_a_fabric_keeps_all_that_it_can_be_asked_for(
     target: str, kept: int, tmp_path: Path
 ) -> None:
     found = outcomes(target, tmp_path, "TestPair or TestHandshake")
@@ -43,7 +47,11 @@ def test_a_transport_of_ones_own_is_asked_for_two_thirds_of_the_clauses(
     }
     assert other == {}
     assert sum(outcome == "kept" for outcome in found.values()) == kept
-    assert found["HSK-020"] == "not applicable", "there is one version of it"
+
+
+def test_what_a_target_cannot_be_had_with_is_not_applicable(tmp_path: Path) -> None:
+    found = outcomes("Reads", tmp_path, "another_version or another_model")
+    assert found == {"HSK-020": "not applicable", "HSK-021": "kept"}
 
 
 def test_what_moves_nothing_is_seen_by_its_memory_alone(tmp_path: Path) -> None:

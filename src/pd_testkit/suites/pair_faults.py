@@ -8,25 +8,25 @@ IMPATIENCE = (0.1, 0.5, 2.5)
 """Seconds; the larger ones for a machine that is too slow for the smaller."""
 
 
-def survives(start, spec, faults, *, mode="read"):
+def survives(start, spec, faults, **rest):
     """Each of the faults, one after the other, on a network that was well before."""
-    run = start(spec(), spec(), mode=mode)
+    run = start(spec(), spec(), **rest)
     run.probe()
     for fault in faults:
         run.survive(fault)
 
 
-def fails(start, spec, fault, *, mode="read"):
+def fails(start, spec, fault, **rest):
     """Under a fault that lasts, a load is reported as failed."""
-    run = start(spec(), spec(), mode=mode)
+    run = start(spec(), spec(), **rest)
     order = run.survive(fault)
     assert run.is_failed(order)
 
 
-def impatient(start, spec, fault, *, mode="read"):
+def impatient(start, spec, fault, **rest):
     """A run under that fault in which a load was given up by patience, and how it ended."""
     for patience_s in IMPATIENCE:
-        run = start(spec(patience_s=patience_s), spec(patience_s=patience_s), mode=mode)
+        run = start(spec(patience_s=patience_s), spec(patience_s=patience_s), **rest)
         run.fabric.inject(fault)
         prompt = run.prompt("a", [3, 1])
         order = run.fetch(prompt, [0, 2])
@@ -37,9 +37,9 @@ def impatient(start, spec, fault, *, mode="read"):
     raise AssertionError(f"no {fault.name} has fired")
 
 
-def hangs(start, spec, net, mode="read"):
+def hangs(start, spec, net, **rest):
     """A load whose transfers never end is reported as failed, in time, and P hears of it."""
-    run, order = impatient(start, spec, net.Hang(), mode=mode)
+    run, order = impatient(start, spec, net.Hang(), **rest)
     assert run.is_failed(order)
     run.check()
 

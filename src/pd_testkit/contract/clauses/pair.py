@@ -21,7 +21,6 @@ def _clause(
 
 
 _FABRIC = frozenset({Capability.FABRIC})
-_READ = frozenset({Capability.READ_MODE, Capability.FABRIC})
 _MLA = frozenset({Capability.MLA})
 _LAYOUTS = frozenset({Capability.LAYOUTS})
 _FAILURES = frozenset({Capability.FAILURE_REPORTING})
@@ -266,11 +265,11 @@ _CROWD = (
     ),
     _clause(
         34,
-        "P hears nothing of a request while one of its layers is still to be read.",
-        "P overwrites what D is reading.",
+        "P hears nothing of a request while one of its layers is still on its way.",
+        "P overwrites what is on its way to D.",
         "vllm-project/vllm#21570",
         "aws-samples/aws-do-eks#84",
-        needs=_READ,
+        needs=_FABRIC,
     ),
     _clause(
         35,

@@ -11,7 +11,8 @@ from typing import Any
 from pd_testkit.contract.capabilities import Capability
 from pd_testkit.contract.clause import Clause, Layer
 
-_READ = frozenset({Capability.READ_MODE, Capability.FABRIC})
+_FABRIC = frozenset({Capability.FABRIC})
+_READ = _FABRIC | {Capability.READ_MODE}
 
 
 def _clause(
@@ -20,13 +21,13 @@ def _clause(
     return Clause(f"PAIR-{number:03}", statement, reason, evidence, needs=needs, layer=Layer.L2)
 
 
-_FAILURES = _READ | {Capability.FAILURE_REPORTING}
+_FAILURES = _FABRIC | {Capability.FAILURE_REPORTING}
 _INTEGRITY = _FAILURES | {Capability.INTEGRITY}
 _ABORT = frozenset({Capability.ABORT})
 _ABORT_ALL = _ABORT | {Capability.FAILURE_REPORTING}
 _RESTART = frozenset({Capability.FAILURE_REPORTING, Capability.WORKER_RESTART})
 _WRITE = frozenset({Capability.WRITE_MODE})
-_WATCHED_WRITE = _WRITE | {Capability.FABRIC}
+_WATCHED_WRITE = _WRITE | _FABRIC
 _WRITE_FAILURES = _WATCHED_WRITE | {Capability.FAILURE_REPORTING}
 
 _STATUSES = (
@@ -35,21 +36,21 @@ _STATUSES = (
         "A load whose first layer failed and whose last one is good is not received.",
         "One layer's KV is whatever was there before, and the answer looks right.",
         "vllm-project/vllm#56104",
-        needs=_READ,
+        needs=_FABRIC,
     ),
     _clause(
         39,
         "A load whose first layer is good and whose last one failed is not received.",
         "One layer's KV is whatever was there before, and the answer looks right.",
         "vllm-project/vllm#56104",
-        needs=_READ,
+        needs=_FABRIC,
     ),
     _clause(
         40,
         "A load whose first layer still moves is not received, though the last one has landed.",
         "D attends over a layer that is not there yet.",
         "vllm-project/vllm#21048",
-        needs=_READ,
+        needs=_FABRIC,
     ),
     _clause(
         41,
@@ -102,13 +103,13 @@ _FAULTS = (
         "What never started is taken for done.",
         "ai-dynamo/nixl#2107",
         "vllm-project/vllm#50754",
-        needs=_READ,
+        needs=_FABRIC,
     ),
     _clause(
         48,
         "A load with a transfer that is lost on the way is not received.",
         "A flaky cable gives wrong answers in place of errors.",
-        needs=_READ,
+        needs=_FABRIC,
     ),
     _clause(
         49,
@@ -121,14 +122,14 @@ _FAULTS = (
         50,
         "Transfers that come late, or in another order, arrive.",
         "A busy network fails requests that would have been fine.",
-        needs=_READ,
+        needs=_FABRIC,
     ),
     _clause(
         51,
         "A load with a transfer that breaks off, and says so, is not received.",
         "The second half of a layer is another request's KV.",
         "ai-dynamo/nixl#1493",
-        needs=_READ,
+        needs=_FABRIC,
     ),
     _clause(
         52,
@@ -192,7 +193,7 @@ _LIVES = (
         "The next request's KV is overwritten by one that was aborted.",
         "vllm-project/vllm#32255",
         "sgl-project/sglang#24580",
-        needs=_READ | _ABORT,
+        needs=_FABRIC | _ABORT,
     ),
     _clause(
         61,
@@ -203,10 +204,10 @@ _LIVES = (
     ),
     _clause(
         62,
-        "An abort on P under a transfer frees nothing that is still read.",
+        "An abort on P under a transfer frees nothing that is still on its way.",
         "D reads blocks that P has given to another request.",
         "ai-dynamo/dynamo#7489",
-        needs=_READ | _ABORT,
+        needs=_FABRIC | _ABORT,
     ),
     _clause(
         63,
