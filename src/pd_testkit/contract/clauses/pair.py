@@ -249,7 +249,7 @@ _CROWD = (
         "Starting a load does not wait for its bytes.",
         "All running requests stall while one prompt's KV moves.",
         "vllm-project/vllm#40344",
-        needs=_FABRIC,
+        needs=_FABRIC | {Capability.ASYNC_LOADS},
     ),
     _clause(
         32,
