@@ -11,6 +11,7 @@ from pd_testkit.targets.atom import (
     known_discovery,
     known_flow,
     known_pair,
+    known_router,
     known_server,
     known_workers,
 )
@@ -231,7 +232,7 @@ _MORIIO: tuple[Cause, ...] = (
     ),
 )
 
-_L2 = (known_pair, known_workers, known_discovery, known_server, known_flow)
+_L2 = (known_pair, known_workers, known_discovery, known_server, known_flow, known_router)
 """Modules with the causes at L2, in the same three parts."""
 
 _CAUSES = {
