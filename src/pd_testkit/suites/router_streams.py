@@ -109,6 +109,13 @@ class RoutedStreams:
             answer = client.post(asked(stream=True))
             assert answer.status == 200
             assert answer.body == content, f"cut at {at}"
+        done, end = DONE[:-2], DONE[-2:]
+        gate = engines.gate()
+        d.script = lambda received: stream(event("one"), done, gate, end)
+        answer = client.ask(asked(stream=True))
+        assert answer.read(len(event("one") + done)) == event("one") + done
+        gate.open()
+        assert answer.whole().body == end, "what came after [DONE] alone was its event's end"
 
 
 def _after_one(engines, client, d, ending: bytes) -> bytes:
