@@ -247,6 +247,7 @@ _HAND_OVERS = (
         "033",
         "When P fails, a D that was asked already is hung up on, and the client gets an error.",
         "D waits for KV that never comes, with a slot, blocks and a client that wait along.",
+        "sgl-project/sglang#9726",
         "sgl-project/sglang#36108",
     ),
 )
@@ -294,11 +295,13 @@ _MASSES = (
         "040",
         "An engine whose client does not read is held up after a bounded number of bytes.",
         "D's whole answer piles up in the proxy, for each client that has gone to sleep.",
+        "smg-project/smg#2097",
     ),
     _clause(
         "041",
         "The proxy's memory does not grow by what a client does not read.",
         "A few slow clients take down the proxy, and everybody else's streams with it.",
+        "smg-project/smg#2097",
         needs=(Capability.PROCESS_ID,),
     ),
     _clause(
