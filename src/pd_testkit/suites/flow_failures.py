@@ -153,10 +153,12 @@ class Failures:
         d = engines.d()
         client = serve(engines.p(), d)
         for framing in (Framing.CHUNKED, Framing.LENGTH):
-            cut = replace(stream(event("one"), DIE, DONE), framing=framing)
+            die = engines.gate()
+            cut = replace(stream(event("one"), die, DIE, DONE), framing=framing)
             d.script = lambda received, cut=cut: cut
             answer = client.ask(asked(stream=True))
             assert answer.read(len(event("one"))) == event("one")
+            die.open()
             assert_cut(answer)
 
     @clause("FLOW-026")

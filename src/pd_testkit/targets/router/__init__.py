@@ -54,13 +54,20 @@ class StartedTarget(Target):
         roles = {instance.role for instance in instances}
         if not self.capabilities.joining and len(roles) < len(Role):
             raise NotApplicable(f"{self.name} is told of its engines when it starts")
-        return preset.driver(
-            preset.command,
-            instances,
-            options,
-            readiness_path=preset.readiness_path,
-            ready=preset.ready,
-        )
+        try:
+            return preset.driver(
+                preset.command,
+                instances,
+                options,
+                readiness_path=preset.readiness_path,
+                ready=preset.ready,
+            )
+        except TargetError as error:
+            # Started in this way only it fails: that is for the clause to judge.
+            urls = {instance.url for instance in instances}
+            if options != ProxyOptions() or len(urls) < len(instances):
+                raise RuntimeError(str(error)) from None
+            raise
 
 
 class RunningTarget(Target):

@@ -13,6 +13,11 @@ _CAUSES: tuple[Cause, ...] = (
         ("FLOW-004",),
     ),
     (
+        "header_utils.rs:preserve_response_headers",
+        "drops a fixed list, and not what D's Connection header names",
+        ("FLOW-013",),
+    ),
+    (
         f"{_PD}:execute_dual_dispatch_internal",
         "looks at P's answer only when D's is a good one",
         ("FLOW-016",),

@@ -36,7 +36,17 @@ _BOTH: tuple[Cause, ...] = (
     (
         f"{_PD}:process_vllm_two_stage_request",
         "sends a key of its own, an empty 'Bearer' without OPENAI_API_KEY",
-        ("FLOW-046",),
+        ("FLOW-046", "RTR-027"),
+    ),
+    (
+        "server.rs:transparent_proxy_handler",
+        "passes every path that it does not know to the engines, /sleep and /collective_rpc, too",
+        ("RTR-028",),
+    ),
+    (
+        f"{_PD}:process_vllm_two_stage_request",
+        "tells P nothing when D has failed",
+        ("RTR-029", "RTR-030", "RTR-031", "RTR-032"),
     ),
 )
 
