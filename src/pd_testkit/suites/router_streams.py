@@ -109,20 +109,21 @@ class RoutedStreams:
             answer = client.post(asked(stream=True))
             assert answer.status == 200
             assert answer.body == content, f"cut at {at}"
-        done, end = DONE[:-2], DONE[-2:]
-        gate = engines.gate()
-        d.script = lambda received: stream(event("one"), done, gate, end)
-        answer = client.ask(asked(stream=True))
-        assert answer.read(len(event("one") + done)) == event("one") + done
-        gate.open()
-        assert answer.whole().body == end, "what came after [DONE] alone was its event's end"
+
+    @clause("RTR-044")
+    def test_done_is_an_event_and_no_other_bytes(self, engines, serve):
+        d = engines.d()
+        client = serve(engines.p(), d)
+        said = b'data: {"choices":[{"text":"data: [DONE]"}]}\n\n'
+        for first, rest in ((said, event("two") + DONE), (DONE[:-2], DONE[-2:])):
+            assert _after_one(engines, client, d, rest, first) == rest
 
 
-def _after_one(engines, client, d, ending: bytes) -> bytes:
-    """What the client gets when D, after its first event, says this and is through."""
+def _after_one(engines, client, d, ending: bytes, first: bytes = event("one")) -> bytes:
+    """What the client gets when D, after a first piece, says this and is through."""
     gate = engines.gate()
-    d.script = lambda received: stream(event("one"), gate, *([ending] if ending else []))
+    d.script = lambda received: stream(first, gate, *([ending] if ending else []))
     answer = client.ask(asked(stream=True))
-    assert answer.read(len(event("one"))) == event("one")
+    assert answer.read(len(first)) == first
     gate.open()
     return answer.whole().body

@@ -350,6 +350,14 @@ _STREAMS = (
         "an error in a stream is the end of it, without a word",
     ),
     _mutant(
+        "044",
+        "exchange",
+        "        if not done:\n            self._client.send(data)\n            return\n",
+        "        if not done and b'data: [DONE]' not in body:\n"
+        "            self._client.send(data)\n            return\n",
+        "a stream is over when [DONE] was seen, as in sglang-router 0.3.2",
+    ),
+    _mutant(
         "036",
         "completeness",
         "return not self._failed and self._tail",

@@ -285,6 +285,15 @@ _STREAMS = (
     ),
 )
 
+_ENDS = (
+    _clause(
+        "044",
+        "A stream ends where D ends it: not at [DONE] in a text, nor before the end of its event.",
+        "An answer that speaks of the format is cut off as a whole one, and a client that waits "
+        "for the empty line never sees the last event.",
+    ),
+)
+
 _MASSES = (
     _clause(
         "039",
@@ -329,4 +338,5 @@ CLAUSES: tuple[Clause, ...] = (
     *_HAND_OVERS,
     *_STREAMS,
     *_MASSES,
+    *_ENDS,
 )
