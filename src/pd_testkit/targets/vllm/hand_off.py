@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from pd_testkit.contract import HandOff, Request, RequestId, StepMetadata, TransferMeta
 
@@ -16,11 +16,11 @@ from pd_testkit.contract import HandOff, Request, RequestId, StepMetadata, Trans
 class Wire:
     """A connector's parameters and metadata."""
 
-    keys: Mapping[str, str]
+    keys: ClassVar[Mapping[str, str]]
     """`HandOff` field to the key that D gets it under."""
-    wanted: Mapping[str, Any] = {}
+    wanted: ClassVar[Mapping[str, Any]] = {}
     """What P gets beside ``do_remote_decode``."""
-    fails_by_request = False
+    fails_by_request: ClassVar[bool] = False
     """A worker names the request whose load failed, not its blocks."""
 
     def params(self, request: Request) -> dict[str, Any] | None:
@@ -59,7 +59,7 @@ def _blocks(groups: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 class NixlWire(Wire):
-    keys = {
+    keys: ClassVar[Mapping[str, str]] = {
         "engine_id": "remote_engine_id",
         "host": "remote_host",
         "handshake_port": "remote_port",
@@ -112,7 +112,10 @@ class MultiWire(NixlWire):
 
 
 class MooncakeWire(Wire):
-    keys = {"engine_id": "remote_engine_id", "transfer_id": "transfer_id"}
+    keys: ClassVar[Mapping[str, str]] = {
+        "engine_id": "remote_engine_id",
+        "transfer_id": "transfer_id",
+    }
 
     def source_params(self, source: HandOff) -> dict[str, Any]:
         params = super().source_params(source)
@@ -144,7 +147,7 @@ class MooncakeWire(Wire):
 
 
 class MoRIIOWire(Wire):
-    keys = {
+    keys: ClassVar[Mapping[str, str]] = {
         "engine_id": "remote_engine_id",
         "host": "remote_host",
         "port": "remote_notify_port",
@@ -176,7 +179,7 @@ class MoRIIOWriteWire(MoRIIOWire):
 
     fails_by_request = True
 
-    wanted = {  # noqa: RUF012
+    wanted: ClassVar[Mapping[str, Any]] = {
         "remote_engine_id": "decode-1",
         "remote_host": "192.0.2.9",
         "remote_handshake_port": 17301,
