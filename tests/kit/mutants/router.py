@@ -352,9 +352,9 @@ _STREAMS = (
     _mutant(
         "044",
         "exchange",
-        "        if not done:\n            self._client.send(data)\n            return\n",
-        "        if not done and b'data: [DONE]' not in body:\n"
-        "            self._client.send(data)\n            return\n",
+        "        data = self._framed(body)\n",
+        '        over = b"data: [DONE]" in self._events._tail\n'
+        '        data = b"" if over else self._framed(body)\n',
         "a stream is over when [DONE] was seen, as in sglang-router 0.3.2",
     ),
     _mutant(
