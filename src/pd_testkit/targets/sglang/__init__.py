@@ -17,6 +17,8 @@ from pd_testkit.targets.sglang.backends import BACKENDS, COMMON, Backend
 from pd_testkit.targets.sglang.known import known_failures
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pd_testkit.fabric import Fabric
     from pd_testkit.targets.choice import Choice
 
@@ -29,7 +31,7 @@ IMPORT_S = 300.0
 class SglangTarget(Target):
     """One transfer backend of the SGLang that is installed."""
 
-    units = (Unit.POLLING,)
+    units = (Unit.POLLING, Unit.PAIR)
     least_patience_s = 1.0
     """Its timeouts are whole seconds."""
 
@@ -40,6 +42,7 @@ class SglangTarget(Target):
             mla=True,
             failure_reporting=True,
             abort=True,
+            suffix_loads=True,
             worker_restart=True,
             fabric=backend.fabric,
         )
@@ -65,6 +68,21 @@ class SglangTarget(Target):
         if fabric is None and self._backend.fabric:
             fabric = Fabric()
         return RoomsDriver(self._backend.name, prefill, decode, self._fork, fabric)
+
+    def pair(
+        self,
+        prefill: Sequence[WorkerSpec],
+        decode: WorkerSpec,
+        *,
+        mode: str = "write",
+        fabric: Fabric | None = None,
+    ) -> drivers.Pair:
+        from pd_testkit.fabric import Fabric
+        from pd_testkit.targets.sglang.pair import PairDriver
+
+        if fabric is None and self._backend.fabric:
+            fabric = Fabric()
+        return PairDriver(self._backend.name, prefill, decode, mode, self._fork, fabric)
 
     def _fork(self, name: str) -> Fork:
         if self._nursery is None:

@@ -10,8 +10,6 @@ COMMON = {
     # No threads of libraries before the engines are forked.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
-    # All of SGLang's own sockets listen here, and its peers are told so.
-    "SGLANG_HOST_IP": "127.0.0.1",
     "SGLANG_DISAGGREGATION_QUEUE_SIZE": "2",
     "SGLANG_DISAGGREGATION_THREAD_POOL_SIZE": "2",
     # The least that it takes.

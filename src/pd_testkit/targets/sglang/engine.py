@@ -18,12 +18,12 @@ from sglang.srt.disaggregation.utils import (
     get_kv_class,
 )
 from sglang.srt.runtime_context import get_context, get_parallel
+from sglang.srt.utils.network import NetworkAddress
 
 from pd_testkit.contract import Role, TargetError, WorkerSpec
 from pd_testkit.fabric.shared_memory import SharedMemory
 from pd_testkit.targets.sglang.memory import aux_views, cache_views
 
-HOST = "127.0.0.1"
 _NAP = 0.01
 """Seconds between two looks at a server that is starting."""
 
@@ -33,7 +33,7 @@ class Engine:
 
     Args:
         memory: path of its shared memory; see `pd_testkit.targets.sglang.memory`.
-        port: of P's bootstrap server; 0 on P for any that is free.
+        port: of its bootstrap server; 0 on P for any that is free.
     """
 
     def __init__(self, role: Role, backend: str, spec: WorkerSpec, memory: str, port: int) -> None:
@@ -48,12 +48,14 @@ class Engine:
             os.environ["SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT"] = patience
         else:
             os.environ["SGLANG_DISAGGREGATION_WAITING_TIMEOUT"] = patience
-        arguments = _publish(role, backend)
+        # All of SGLang's own sockets listen there, and its peers are told so.
+        os.environ["SGLANG_HOST_IP"] = spec.host
+        arguments = _publish(role, backend, spec.host)
         if role is Role.PRODUCER:
-            self.server = self.kind(KVClassType.BOOTSTRAP_SERVER)(HOST, port)
+            self.server = self.kind(KVClassType.BOOTSTRAP_SERVER)(spec.host, port)
             port = _listening(self.server)
             get_context().override("pd-testkit", disaggregation_bootstrap_port=port)
-        self.bootstrap = f"{HOST}:{port}"
+        self.bootstrap: str = NetworkAddress(spec.host, port).to_host_port_str()
         if backend == "mooncake":
             from sglang.srt.distributed.device_communicators import mooncake_transfer_engine
 
@@ -141,7 +143,7 @@ class _Alone:
     is_last_rank: bool = True
 
 
-def _publish(role: Role, backend: str) -> Any:
+def _publish(role: Role, backend: str, host: str) -> Any:
     """The process's configuration, as a launcher's; gives SGLang's arguments.
 
     Raises:
@@ -151,7 +153,7 @@ def _publish(role: Role, backend: str) -> Any:
     if not hasattr(context, "override_server_args"):
         raise TargetError("this SGLang publishes its configuration in a way not known here")
     arguments = context.override_server_args(
-        host=HOST,
+        host=host,
         device="cpu",
         disaggregation_mode=_MODES[role].value,
         disaggregation_transfer_backend=backend,

@@ -51,6 +51,10 @@ class SendingSide:
             bootstrap_room=room,
         )
 
+    def prefix(self, room: int) -> int:
+        """Tokens at the prompt's start that D does not want. Asked once."""
+        return int(self._senders[room].pop_decode_prefix_len())
+
     def announce(self, room: int, pages: int, aux_slot: int) -> None:
         self._senders[room].init(pages, aux_slot)
 
@@ -90,6 +94,8 @@ class ReceivingSide:
         os.environ.update(environment)
         self._engine = Engine(Role.CONSUMER, backend, spec, memory, port)
         self._receivers: dict[int, Any] = {}
+        self._peers: dict[int, str] = {}
+        """The bootstrap server that each room's receiver turns to."""
         self._met: set[int] = set()
         """Rooms whose receiver knows P's workers."""
         self._placed: set[int] = set()
@@ -99,23 +105,32 @@ class ReceivingSide:
         return self._engine.side_channel
 
     def open(self, room: int) -> None:
+        self.open_at(room, self._engine.bootstrap)
+
+    def open_at(self, room: int, bootstrap: str) -> None:
+        """A receiver of what the engine with that bootstrap server sends."""
         receiver = self._engine.kind(KVClassType.RECEIVER)
         self._receivers[room] = receiver(
-            mgr=self._engine.manager,
-            bootstrap_addr=self._engine.bootstrap,
-            bootstrap_room=room,
+            mgr=self._engine.manager, bootstrap_addr=bootstrap, bootstrap_room=room
         )
+        self._peers[room] = bootstrap
         self._met.discard(room)
         self._placed.discard(room)
 
-    def receive(self, room: int, pages: Sequence[int], aux_slot: int) -> None:
+    def receive(
+        self, room: int, pages: Sequence[int], aux_slot: int, prefix: int | None = None
+    ) -> None:
+        """
+        Args:
+            prefix: tokens at the prompt's start that D has already.
+        """
         self._placed.add(room)
-        self._receivers[room].send_metadata(indices(pages), aux_slot)
+        self._receivers[room].send_metadata(indices(pages), aux_slot, decode_prefix_len=prefix)
 
     def poll(self, room: int) -> RoomState:
         receiver = self._receivers[room]
         fresh = room not in self._met and receiver.poll() == KVPoll.Bootstrapping
-        if fresh and self._engine.manager.try_ensure_parallel_info(self._engine.bootstrap):
+        if fresh and self._engine.manager.try_ensure_parallel_info(self._peers[room]):
             self._met.add(room)
             receiver.init(0)
         return _STATES[receiver.poll()]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pd_testkit.contract import Role, RoomState, WorkerSpec
 from pd_testkit.fabric.served import FabricServer
-from pd_testkit.fabric.shared_memory import SharedMemory
 from pd_testkit.stubs.install import CHILD_FABRIC
-from pd_testkit.targets.process.forks import Fork
-from pd_testkit.targets.sglang.memory import aux_views, cache_views, size
+from pd_testkit.targets.sglang.seat import Forks, Seat
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -42,6 +40,8 @@ class Sending(Side, Protocol):
 
     def bootstrap(self) -> str: ...
 
+    def prefix(self, room: int) -> int: ...
+
     def announce(self, room: int, pages: int, aux_slot: int) -> None: ...
 
     def send(self, room: int, pages: Sequence[int]) -> None: ...
@@ -50,16 +50,23 @@ class Sending(Side, Protocol):
 class Receiving(Side, Protocol):
     """D."""
 
-    def receive(self, room: int, pages: Sequence[int], aux_slot: int) -> None: ...
+    def open_at(self, room: int, bootstrap: str) -> None: ...
+
+    def receive(
+        self, room: int, pages: Sequence[int], aux_slot: int, prefix: int | None = None
+    ) -> None: ...
 
     def quiet(self, room: int) -> bool: ...
+
+
+def port_of(bootstrap: str) -> int:
+    return int(bootstrap.rpartition(":")[2])
 
 
 class RoomsDriver:
     """Two engines.
 
     Args:
-        fork: gives a new process of that name.
         fabric: what the bytes move over, for a backend on the kit's own.
     """
 
@@ -68,41 +75,38 @@ class RoomsDriver:
         backend: str,
         prefill: WorkerSpec,
         decode: WorkerSpec,
-        fork: Callable[[str], Fork],
+        fork: Forks,
         fabric: Fabric | None = None,
     ) -> None:
-        self._backend = backend
         self._fabric = fabric
         self._server = None if fabric is None else FabricServer(fabric)
-        self._fork = fork
-        self._specs = {P: prefill, D: decode}
-        self._memory: dict[Role, SharedMemory] = {}
-        self._processes: dict[Role, Fork] = {}
+        served = {} if self._server is None else {CHILD_FABRIC: self._server.address}
+        self._p = Seat(Sending, "SendingSide", backend, prefill, fork, served)
+        self._d = Seat(Receiving, "ReceivingSide", backend, decode, fork, served)
         try:
-            self._sending: Sending = self._start(P, Sending, 0)
-            self._port = int(self._sending.bootstrap().rpartition(":")[2])
-            self._receiving: Receiving = self._start(D, Receiving, self._port)
+            self._port = port_of(self._p.start(0).bootstrap())
+            self._d.start(self._port)
         except BaseException:
             self.close()
             raise
 
     def cache(self, role: Role) -> Mapping[str, npt.NDArray[Any]]:
-        return cache_views(self._memory[role].array, self._specs[role])
+        return self._seat(role).cache
 
     def aux(self, role: Role) -> tuple[npt.NDArray[Any], ...]:
-        return aux_views(self._memory[role].array)
+        return self._seat(role).aux
 
     def open(self, role: Role, room: int) -> None:
         self._side(role).open(room)
 
     def receive(self, room: int, pages: Sequence[int], aux_slot: int) -> None:
-        self._receiving.receive(room, pages, aux_slot)
+        self._d.side.receive(room, pages, aux_slot)
 
     def announce(self, room: int, pages: int, aux_slot: int) -> None:
-        self._sending.announce(room, pages, aux_slot)
+        self._p.side.announce(room, pages, aux_slot)
 
     def send(self, room: int, pages: Sequence[int]) -> None:
-        self._sending.send(room, pages)
+        self._p.side.send(room, pages)
 
     def poll(self, role: Role, room: int) -> RoomState:
         return self._side(role).poll(room)
@@ -111,7 +115,7 @@ class RoomsDriver:
         return self._side(role).failure(room)
 
     def quiet(self, room: int) -> bool:
-        return self._receiving.quiet(room)
+        return self._d.side.quiet(room)
 
     def abort(self, role: Role, room: int) -> None:
         self._side(role).abort(room)
@@ -135,38 +139,19 @@ class RoomsDriver:
         time.sleep(seconds)
 
     def kill(self, role: Role) -> None:
-        self._processes.pop(role).end()
+        self._seat(role).kill()
 
     def restart(self, role: Role) -> None:
-        if role is P:
-            self._sending = self._start(P, Sending, self._port)
-        else:
-            self._receiving = self._start(D, Receiving, self._port)
+        self._seat(role).start(self._port)
 
     def close(self) -> None:
-        for process in self._processes.values():
-            process.end()
-        for memory in self._memory.values():
-            memory.close()
+        for seat in (self._p, self._d):
+            seat.end()
         if self._server is not None:
             self._server.close()
 
-    def _side(self, role: Role) -> Side:
-        return self._sending if role is P else self._receiving
+    def _seat(self, role: Role) -> Seat[Any]:
+        return self._p if role is P else self._d
 
-    def _start(self, role: Role, speaks: type[Any], port: int) -> Any:
-        if (before := self._memory.pop(role, None)) is not None:
-            before.close()
-        spec = self._specs[role]
-        memory = self._memory[role] = SharedMemory(size(spec))
-        process = self._processes[role] = self._fork(f"{role} of {self._backend}")
-        factory = "SendingSide" if role is P else "ReceivingSide"
-        return process.make(
-            speaks,
-            f"{__package__}.room_side:{factory}",
-            backend=self._backend,
-            spec=spec,
-            memory=memory.path,
-            port=port,
-            environment={} if self._server is None else {CHILD_FABRIC: self._server.address},
-        )
+    def _side(self, role: Role) -> Side:
+        return self._p.side if role is P else self._d.side
