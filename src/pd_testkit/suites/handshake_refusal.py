@@ -87,8 +87,9 @@ class Geometry:
 
     @clause("HSK-022")
     def test_elements_of_another_size_are_refused(self, meeting, spec):
-        same_bytes = spec(itemsize=1, head_dim=2 * spec().head_dim)
-        self.check_refused(meeting, spec, same_bytes, spec(itemsize=1))
+        twice = 2 * spec().itemsize
+        same_bytes = spec(itemsize=twice, head_dim=spec().head_dim // 2)
+        self.check_refused(meeting, spec, same_bytes, spec(itemsize=twice))
 
     @clause("HSK-023")
     def test_other_kv_heads_are_refused(self, meeting, spec):
@@ -118,7 +119,7 @@ class Geometry:
 
     @clause("HSK-027")
     def test_another_layout_gives_the_same_kv_or_fails(self, meeting, spec):
-        met = meeting(spec(layout="HND"), spec(), decode=spec(layout="NHD"))
+        met = meeting(spec(layout="HND"), spec(layout="NHD"), decode=spec(layout="NHD"))
         met.start("r", met.hand_off("r"))
         if met.ends_well("r"):
             met.check_kv()
