@@ -82,7 +82,7 @@ class Worker:
         if not isinstance(finished, tuple):
             failed = getattr(finished, "failed_recving", ())
             finished = finished.finished_sending, finished.finished_recving, failed
-        return WorkerReport(*(frozenset(map(name, numbers)) for numbers in finished))
+        return WorkerReport.of(*([name(number) for number in numbers] for numbers in finished))
 
     def known(self, engine: str) -> dict[str, list[tuple[int, int]]]:
         """The peer's memory by cache name, as (address, bytes). Empty for one that it has not met.
