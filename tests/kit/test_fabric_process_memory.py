@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +74,20 @@ def test_more_pieces_than_one_system_call_takes() -> None:
     assert got.view(np.uint32).tolist() == order.tolist()
 
 
+def test_a_system_call_that_stops_early_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = process_memory._system_call("process_vm_readv")
+
+    def stop_early(pid: int, here: int, *rest: int) -> int:
+        room = (ctypes.c_uint64 * 2).from_address(here)
+        room[1] = min(room[1], 7)
+        return real(pid, here, *rest)
+
+    monkeypatch.setattr(process_memory, "_system_call", lambda name: stop_early)
+    memory = np.arange(100, dtype=np.uint8)
+    got = private(memory).gather(np.array([50, 0, 90]), np.array([20, 3, 10]))
+    assert got.tolist() == [*range(50, 70), *range(3), *range(90, 100)]
+
+
 @pytest.mark.parametrize("reached", ["source", "destination", "both"])
 def test_bytes_move_between_any_two_kinds(reached: str) -> None:
     source, destination = np.arange(64, dtype=np.uint8), np.zeros(64, np.uint8)
@@ -120,6 +135,25 @@ class TestShared:
         found = memory_of_process(ME, shared.array.ctypes.data + 10, 2 * mmap.PAGESIZE)
         assert isinstance(found, np.ndarray)
         assert found.ctypes.data == shared.array.ctypes.data + 10
+
+    def test_pages_in_another_order_are_not_it(self, shared) -> None:
+        libc, size = ctypes.CDLL(None), mmap.PAGESIZE
+        libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_ulong] * 6
+        area = mmap.mmap(-1, 2 * size)
+        start = np.frombuffer(area, np.uint8).ctypes.data
+        fixed = mmap.MAP_SHARED | 0x10  # MAP_FIXED
+        with Path(shared.path).open("r+b") as file:
+            for at, offset in [(start, size), (start + size, 0)]:
+                both = mmap.PROT_READ | mmap.PROT_WRITE
+                assert libc.mmap(at, size, both, fixed, file.fileno(), offset) == at
+        assert isinstance(memory_of_process(ME, start, size), np.ndarray)
+        assert isinstance(memory_of_process(ME, start, 2 * size), ProcessMemory)
+
+    def test_a_copy_on_write_of_it_is_not_it(self, shared) -> None:
+        with Path(shared.path).open("r+b") as file:
+            copy = mmap.mmap(file.fileno(), shared.size, flags=mmap.MAP_PRIVATE)
+        where = np.frombuffer(copy, np.uint8).ctypes.data
+        assert isinstance(memory_of_process(ME, where, 16), ProcessMemory)
 
     def test_what_lies_beyond_it_is_not_taken_for_it(self, shared) -> None:
         start = shared.array.ctypes.data + shared.size - 8

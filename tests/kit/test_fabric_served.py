@@ -386,6 +386,16 @@ class TestLives:
         served.await_death("decode")
         served.server.close()  # hangs if somebody still waited
 
+    @stepped
+    def test_one_that_waits_for_a_dead_peers_retries_is_not_waited_for(self, served) -> None:
+        served.decode.run("transfer = session.read(0, 0, 64)")
+        served.prefill.kill()
+        served.await_death("prefill")
+        served.decode.start("transfer.finish()")
+        served.server.close()  # hangs if somebody still waited
+        with pytest.raises(PeerError, match=r"^ConnectionError"):
+            served.decode.result()
+
     def test_a_process_that_comes_back_is_a_new_generation(self, served: Served) -> None:
         about = {"address": served.server.address, "size": 64, "path": None}
         join = JOIN.replace("fabric.engine(name)", "fabric.join(name)")
