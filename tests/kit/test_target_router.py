@@ -60,7 +60,7 @@ def test_the_kits_proxy_keeps_the_flows_clauses_as_a_command() -> None:
     clauses = [arg for clause in ASKED for arg in ("--clause", clause)]
     done = conform("--router", PROXY, *clauses)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"conforms: {len(ASKED)} kept;" in done.stdout
+    assert f"router conforms: {len(ASKED)} kept;" in done.stdout
 
 
 def test_what_a_command_cannot_be_told_is_not_applicable() -> None:
@@ -68,7 +68,24 @@ def test_what_a_command_cannot_be_told_is_not_applicable() -> None:
     done = conform("--router", bare, "--clause", "FLOW-024", "--clause", "FLOW-050")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "  the router's command has no {connect_timeout}: FLOW-024" in done.stdout
-    assert " does not claim joining: FLOW-050" in done.stdout
+    assert "  router does not claim joining: FLOW-050" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("none", ""),
+        ("one room", "two requests to a producer were sent to room 1"),
+        ("other room", "assert 502 == 200"),
+        ("wrong port", "assert 500 == 200"),
+    ],
+)
+def test_a_command_with_a_bootstrap_port_asks_p_and_d_at_once(fault: str, said: str) -> None:
+    script = Path(__file__).with_name("rooms_router.py")
+    line = f"{sys.executable} {script} '{fault}' --port {{port}} --p {{prefill}} {{bootstrap_port}}"
+    done = conform("--router", f"{line} --d {{decode}}", "--clause", "FLOW-005")
+    assert done.returncode == bool(said), done.stdout + done.stderr
+    assert said in done.stdout
 
 
 @pytest.fixture

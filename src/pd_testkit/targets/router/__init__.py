@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -126,7 +125,7 @@ def _command(line: str) -> Preset:
     command = Command.parse(line)
     rooms = "bootstrap_port" in command.names
     return Preset(
-        PurePath(command.program).name,
+        "router",
         command,
         Capabilities(
             read_mode=not rooms,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePath
 
 from pd_testkit.contract import Capabilities, KnownFailure
 from pd_testkit.targets.router import known_sglang_router, known_vllm_router
@@ -36,16 +37,16 @@ class Preset:
     capabilities: Capabilities
     driver: Callable[..., StartedRouter] = StartedRouter
     package: str = ""
-    """The distribution that it comes with."""
+    """The distribution that it comes with; empty for a command of which no more is known."""
     readiness_path: str = "/readiness"
     ready: Callable[[int], bool] = lambda status: status == 200
     known_failures: tuple[KnownFailure, ...] = ()
 
     def version(self) -> str:
-        """That of the distribution in the kit's own environment."""
+        """That of the distribution in the kit's own environment, or the program's name."""
         try:
-            return version(self.package)
-        except (PackageNotFoundError, ValueError):
+            return version(self.package) if self.package else PurePath(self.command.program).name
+        except PackageNotFoundError:
             return "of unknown version"
 
 
