@@ -44,6 +44,10 @@ _PROBES: Mapping[str, Answer] = {
     "/health": whole(b""),
     "/metrics": whole(b"", content_type="text/plain; version=0.0.4; charset=utf-8"),
     "/v1/models": whole({"object": "list", "data": [{"id": "m", "object": "model"}]}),
+    **dict.fromkeys(
+        ("/server_info", "/get_server_info", "/model_info", "/get_model_info"),
+        whole({"model_path": "m", "served_model_name": "m"}),
+    ),
 }
 """What an engine says of itself while it lives."""
 

@@ -243,8 +243,8 @@ _HEALTH = (
         "026",
         "admin",
         "        if self._answers:\n",
-        "        if True:\n",
-        "no engine is no model, and no error",
+        "        if self._answers > 1:\n",
+        "one dead engine takes the models of all others along",
     ),
     _mutant(
         "026",

@@ -193,8 +193,7 @@ _HEALTH = (
     ),
     _clause(
         "026",
-        "The list of models is the engines', one that is dead or slow among them or not; without "
-        "any it is an error.",
+        "The list of models is the engines', one that is dead among them or not.",
         "Clients that ask for the models before they begin find none, or a wrong one.",
     ),
 )
