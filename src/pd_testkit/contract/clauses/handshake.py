@@ -216,6 +216,7 @@ _SILENCE = (
         "A call to start a load returns although the peer is silent.",
         "One dead prefill engine stops the whole decode engine in its step.",
         ("vllm-project/vllm#40344",),
+        frozenset({Capability.ASYNC_LOADS}),
     ),
     _clause(
         31,

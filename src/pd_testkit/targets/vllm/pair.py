@@ -122,13 +122,15 @@ class PairDriver:
     def load(self, loads: Sequence[Load], *, dp_rank: int = 0, seconds: float = 10.0) -> None:
         self._decode.settled(seconds)
         self._decode.begin([self._order(load) for load in loads])
-        self._decode.settled(seconds)
+        if self._connector.capabilities.async_loads:
+            self._decode.settled(seconds)
+        # Else the step itself waits for the bytes; it is over when a poll finds it so.
 
     def poll(self, role: Role, *, engine: int = 0) -> tuple[WorkerReport, ...]:
         its = self._engine(role, engine)
-        its.settled(_STEP_S)
-        its.begin()
-        its.settled(_STEP_S)
+        if its.idle(_STEP_S):
+            its.begin()
+            its.settled(_STEP_S)
         return its.take_reports()
 
     def wait(self, seconds: float) -> None:

@@ -190,6 +190,18 @@ class Engine:
 
         self._running = [self._threads.submit(step, rank) for rank in range(self.spec.tp_size)]
 
+    def idle(self, seconds: float) -> bool:
+        """Whether no step is under way: waits for one, unless it waits for KV by itself.
+
+        Raises:
+            TimeoutError: it is not over after so many seconds.
+        """
+        waits = self.role is Role.CONSUMER and not self._connector.capabilities.async_loads
+        if waits and not all(each.done() for each in self._running):
+            return False
+        self.settled(seconds)
+        return True
+
     def settled(self, seconds: float | None = None) -> None:
         """The step is over.
 
