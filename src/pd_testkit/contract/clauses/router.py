@@ -290,6 +290,7 @@ _ENDS = (
         "A stream ends where D ends it: not at [DONE] in a text, nor before the end of its event.",
         "An answer that speaks of the format is cut off as a whole one, and a client that waits "
         "for the empty line never sees the last event.",
+        "smg-project/smg#1878",
     ),
 )
 
