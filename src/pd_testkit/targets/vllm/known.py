@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pd_testkit.contract import KnownFailure
-from pd_testkit.targets.vllm import known_engine, known_scheduler
+from pd_testkit.targets.vllm import known_engine, known_pair, known_scheduler
 from pd_testkit.targets.vllm.cause import Cause
 from pd_testkit.targets.vllm.connectors import Connector
 
-_CAUSES: tuple[Cause, ...] = (*known_scheduler.CAUSES, *known_engine.CAUSES)
+_CAUSES: tuple[Cause, ...] = (*known_scheduler.CAUSES, *known_engine.CAUSES, *known_pair.CAUSES)
 
 
 def failures_of(connector: Connector) -> tuple[KnownFailure, ...]:
