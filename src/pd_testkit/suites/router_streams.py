@@ -115,14 +115,20 @@ class RoutedStreams:
         d = engines.d()
         client = serve(engines.p(), d)
         said = b'data: {"choices":[{"text":"data: [DONE]"}]}\n\n'
-        for first, rest in ((said, event("two") + DONE), (DONE[:-2], DONE[-2:])):
-            assert _after_one(engines, client, d, rest, first) == rest
+        for held, rest in ((b"", event("two") + DONE), (DONE[:-2], DONE[-2:])):
+            got = _after_one(engines, client, d, rest, said, held)
+            assert got == held + rest
 
 
-def _after_one(engines, client, d, ending: bytes, first: bytes = event("one")) -> bytes:
-    """What the client gets when D, after a first piece, says this and is through."""
+def _after_one(
+    engines, client, d, ending: bytes, first: bytes = event("one"), held: bytes = b""
+) -> bytes:
+    """What the client gets when D, after a first event, says this and is through.
+
+    ``held``: comes with that event, and is a part of one that a router may keep back.
+    """
     gate = engines.gate()
-    d.script = lambda received: stream(first, gate, *([ending] if ending else []))
+    d.script = lambda received: stream(first + held, gate, *([ending] if ending else []))
     answer = client.ask(asked(stream=True))
     assert answer.read(len(first)) == first
     gate.open()
