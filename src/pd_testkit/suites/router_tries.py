@@ -75,12 +75,14 @@ class Tries:
     @clause("RTR-005")
     def test_what_has_begun_is_not_tried_again(self, engines, serve):
         ps, ds = [engines.p() for _ in range(2)], [engines.d() for _ in range(2)]
-        for d in ds:
-            d.script = lambda received: stream(event("one"), DIE, DONE)
         client = serve(*ps, *ds, retries=3)
         for number in (1, 2):
+            die = engines.gate()
+            for d in ds:
+                d.script = lambda received, die=die: stream(event("one"), die, DIE, DONE)
             answer = client.ask(asked(stream=True))
             assert answer.read(len(event("one"))) == event("one")
+            die.open()
             assert_cut(answer)
             assert (_calls(ps), _calls(ds)) == (number, number)
 

@@ -87,6 +87,8 @@ class Command:
 
     def takes(self, field: str) -> bool:
         """Whether it can be told that field of `ProxyOptions`."""
+        if field == "heartbeat_lifetime_s":  # heartbeats are the kit's, a lifetime the router's
+            return "discovery_port" in self.names
         name = _OPTIONS.get(field, "")
         return bool({name, f"{name}_secs", *([_ATTEMPTS] * (name == "retries"))} & self.names)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import zmq
 
@@ -20,7 +22,10 @@ _LEAVE_S = 20.0
 
 
 class Heartbeats:
-    """Sends each engine's registration again and again, from a thread of its own."""
+    """Sends each engine's registration again and again, from a thread of its own.
+
+    As if it were the engine's: one that does not listen sends none.
+    """
 
     def __init__(self, port: int) -> None:
         self._engines: dict[tuple[Role, str], bytes] = {}
@@ -53,9 +58,19 @@ class Heartbeats:
             dealer.connect(f"tcp://127.0.0.1:{port}")
             with self._changed:
                 while not self._ending:
-                    for message in self._engines.values():
-                        dealer.send(message)
+                    for (_, url), message in self._engines.items():
+                        if _listens(url):
+                            dealer.send(message)
                     self._changed.wait(_BEAT_S)
+
+
+def _listens(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((str(parts.hostname), int(parts.port or 80)), _BEAT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 class DiscoveredRouter(StartedRouter):

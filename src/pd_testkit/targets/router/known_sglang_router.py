@@ -25,7 +25,7 @@ _CAUSES: tuple[Cause, ...] = (
     (
         f"{_PD}:handle_decode_error_response",
         "makes an error of its own of D's, a 500 of most, and no JSON of a streamed one",
-        ("FLOW-017",),
+        ("FLOW-017", "RTR-004", "RTR-013"),
     ),
     (
         f"{_PD}:execute_dual_dispatch_internal",
@@ -40,7 +40,27 @@ _CAUSES: tuple[Cause, ...] = (
     (
         f"{_PD}:execute_dual_dispatch_internal",
         "joins both answers: with a D that refuses, P waits for it, and the client for P",
-        ("FLOW-029",),
+        ("FLOW-029", "RTR-009"),
+    ),
+    (
+        f"{_PD}:execute_dual_dispatch",
+        "counts a failure of D for P's breaker, too",
+        ("RTR-011",),
+    ),
+    (
+        "circuit_breaker.rs:can_execute",
+        "lets every request through when it is half open",
+        ("RTR-014",),
+    ),
+    (
+        f"{_PD}:create_streaming_response",
+        "takes 'data: [DONE]' in a chunk for the stream's end, and drops what follows it",
+        ("RTR-038",),
+    ),
+    (
+        f"{_PD}:create_streaming_response",
+        "puts what D says into a channel without a bound",
+        ("RTR-040", "RTR-041"),
     ),
     (
         f"{_PD}:create_streaming_response",

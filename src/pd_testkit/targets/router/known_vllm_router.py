@@ -66,5 +66,23 @@ DISCOVERY = failures(
             "says in plain text, without Retry-After, that there is no pair",
             ("FLOW-037",),
         ),
+        (
+            f"{_PD}:process_vllm_request",
+            "neither tries again nor looks at a breaker, whatever the flags say",
+            (
+                *("RTR-001", "RTR-002", "RTR-007", "RTR-008", "RTR-009", "RTR-010"),
+                *("RTR-011", "RTR-014", "RTR-015", "RTR-016"),
+            ),
+        ),
+        (
+            "pd_router.rs:readiness",
+            "counts the workers of a registry that discovery does not fill",
+            ("RTR-022",),
+        ),
+        (
+            "pd_router.rs:proxy_to_first_prefill_worker",
+            "looks for a P in a registry that discovery does not fill",
+            ("RTR-026",),
+        ),
     )
 )

@@ -83,7 +83,6 @@ PRESETS = {
                 process_id=True,
                 retries=True,
                 circuit_breaker=True,
-                health_checks=True,
                 joining=True,
                 unregister=True,
                 heartbeats=True,
