@@ -55,7 +55,7 @@ _CAUSES: tuple[Cause, ...] = (
     (
         f"{_PD}:create_streaming_response",
         "takes 'data: [DONE]' in a chunk for the stream's end, and drops what follows it",
-        ("RTR-038",),
+        ("RTR-044",),
     ),
     (
         f"{_PD}:create_streaming_response",

@@ -48,6 +48,14 @@ _BOTH: tuple[Cause, ...] = (
         "tells P nothing when D has failed",
         ("RTR-029", "RTR-030", "RTR-031", "RTR-032"),
     ),
+    (
+        f"{_PD}:process_vllm_two_stage_request",
+        "tries once and counts no failure, whatever the flags of retries and breakers say",
+        (
+            *("RTR-001", "RTR-002", "RTR-007", "RTR-008", "RTR-009", "RTR-010"),
+            *("RTR-011", "RTR-014", "RTR-015", "RTR-016"),
+        ),
+    ),
 )
 
 _500 = (
@@ -55,7 +63,17 @@ _500 = (
     ("FLOW-018", "FLOW-019", "FLOW-020", "FLOW-021"),
 )
 
-STATIC = failures((*_BOTH, (f"{_PD}:route_transparent", *_500)))
+STATIC = failures(
+    (
+        *_BOTH,
+        (f"{_PD}:route_transparent", *_500),
+        (
+            "worker_registry.rs:register",
+            "has one worker per URL: the second role takes the first one's place",
+            ("RTR-017",),
+        ),
+    )
+)
 
 DISCOVERY = failures(
     (
@@ -65,14 +83,6 @@ DISCOVERY = failures(
             f"{_PD}:process_vllm_request",
             "says in plain text, without Retry-After, that there is no pair",
             ("FLOW-037",),
-        ),
-        (
-            f"{_PD}:process_vllm_request",
-            "neither tries again nor looks at a breaker, whatever the flags say",
-            (
-                *("RTR-001", "RTR-002", "RTR-007", "RTR-008", "RTR-009", "RTR-010"),
-                *("RTR-011", "RTR-014", "RTR-015", "RTR-016"),
-            ),
         ),
         (
             "pd_router.rs:readiness",
