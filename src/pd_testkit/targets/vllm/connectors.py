@@ -165,7 +165,7 @@ CONNECTORS: dict[str, Connector] = {
         Connector(
             "moriio-write",
             "MoRIIOConnector",
-            (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER),
+            _SCHEDULING,
             _MORIIO_WRITE,
             stubs=("mori",),
             extra={"read_mode": "false"},
