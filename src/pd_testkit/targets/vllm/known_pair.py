@@ -46,6 +46,12 @@ NIXL: tuple[Cause, ...] = (
         ("PAIR-022",),
         ("nixl",),
     ),
+    Cause(
+        f"{_NIXL_WORKER}._validate_remote_agent_handshake",
+        "refuses more P ranks than KV heads together with fewer D ranks: the load fails",
+        ("PAIR-021",),
+        ("nixl",),
+    ),
 )
 
 CAUSES: tuple[Cause, ...] = NIXL
