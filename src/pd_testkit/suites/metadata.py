@@ -41,7 +41,7 @@ def received(driver, hand_off, blocks=(0, 1, 2)) -> TransferMeta:
     return transfer
 
 
-def carried(driver, hand_off) -> HandOff:
+def carried(driver, hand_off: HandOff) -> HandOff:
     """The hand-off, less what the target's wire form has no place for: so much can arrive."""
     whole = driver.params(hand_off)
     names = [field.name for field in fields(HandOff)]
@@ -49,12 +49,12 @@ def carried(driver, hand_off) -> HandOff:
     return hand_off.with_(**dict.fromkeys(lacking))
 
 
-def carried_blocks(driver, hand_off) -> tuple[int, ...]:
+def carried_blocks(driver, hand_off: HandOff) -> tuple[int, ...]:
     """P's blocks, as far as the hand-off names them to D; none where P looks them up itself."""
     return carried(driver, hand_off).block_ids or ()
 
 
-def needs(driver, hand_off, *names: str) -> None:
+def needs(driver, hand_off: HandOff, *names: str) -> None:
     """Not applicable unless the target's wire form has these fields of a hand-off."""
     there = carried(driver, hand_off)
     for name in names:

@@ -41,7 +41,7 @@ class AggregatorDriver:
 
 
 def _connector_output(report: WorkerReport) -> KVConnectorOutput | None:
-    """A receive that failed is reported as finished too, as every connector of vLLM does."""
+    """A receive that failed is reported as finished too, as the peer-to-peer connectors do."""
     if not report:
         return None
     return KVConnectorOutput(
