@@ -76,6 +76,8 @@ def _listens(url: str) -> bool:
 class DiscoveredRouter(StartedRouter):
     """Whom it knows is read from its log: none of its paths tells."""
 
+    _heartbeats: Heartbeats | None = None
+
     def begin(self, instances: Sequence[Instance]) -> None:
         self._heartbeats = Heartbeats(self.ports["discovery_port"])
         for instance in instances:
@@ -83,14 +85,14 @@ class DiscoveredRouter(StartedRouter):
 
     def add(self, instance: Instance) -> None:
         heard = self._times("Add", instance.role, instance.url)
-        self._heartbeats.begin(instance)
+        self._beats.begin(instance)
         self.process.wait(
             f"take in {instance.url}",
             lambda: self._times("Add", instance.role, instance.url) > heard,
         )
 
     def hush(self, role: Role, url: str) -> None:
-        self._heartbeats.cease(role, url)
+        self._beats.cease(role, url)
 
     def remove(self, role: Role, url: str) -> None:
         heard = self._times("Remove", role, url)
@@ -100,9 +102,14 @@ class DiscoveredRouter(StartedRouter):
         )
 
     def close(self) -> None:
-        if hasattr(self, "_heartbeats"):
+        if self._heartbeats is not None:
             self._heartbeats.close()
         super().close()
+
+    @property
+    def _beats(self) -> Heartbeats:
+        assert self._heartbeats is not None, "it begins with them"
+        return self._heartbeats
 
     def _times(self, what: str, role: Role, url: str) -> int:
         """How often the log says so."""

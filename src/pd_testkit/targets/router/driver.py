@@ -61,7 +61,7 @@ class StartedRouter(ProxyServer):
                 break
             except BaseException as error:
                 with suppress(TargetError):
-                    self.process.close()
+                    self.close()
                 taken = not all(map(_is_free, self.ports.values()))
                 if not (isinstance(error, TargetError) and taken and attempt < _ATTEMPTS):
                     raise
