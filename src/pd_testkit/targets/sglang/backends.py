@@ -12,6 +12,8 @@ COMMON = {
     "OMP_NUM_THREADS": "1",
     "SGLANG_DISAGGREGATION_QUEUE_SIZE": "2",
     "SGLANG_DISAGGREGATION_THREAD_POOL_SIZE": "2",
+    # Seconds, after which D gives an aborted room's pages back without P's word; 30 otherwise.
+    "SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT": "3",
     # The least that it takes.
     "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": "2",
     "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": "1",

@@ -83,7 +83,7 @@ def step_decode(queue: Queue, side: Receiving) -> WorkerReport:
             if queue.take_slot(transfer):
                 side.receive(transfer.room, transfer.pages, transfer.slot or 0, transfer.prefix)
         elif state is RoomState.SUCCESS or (
-            state is RoomState.FAILED and side.quiet(transfer.room)
+            state is RoomState.FAILED and side.released(transfer.room)
         ):
             side.clear(transfer.room)
             queue.drop(transfer)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from sglang.srt.disaggregation.base.conn import KVPoll
 from sglang.srt.disaggregation.common.conn import KVTransferError
 from sglang.srt.disaggregation.utils import KVClassType
+from sglang.srt.environ import envs
 
 from pd_testkit.contract import Role, RoomState, WorkerSpec
 from pd_testkit.targets.sglang.engine import Engine, indices
@@ -100,6 +102,8 @@ class ReceivingSide:
         """Rooms whose receiver knows P's workers."""
         self._placed: set[int] = set()
         """Rooms whose receiver has said where."""
+        self._held_until: dict[int, float] = {}
+        """When a failed room's pages are given back without P's word, on the monotonic clock."""
 
     def side_channel(self) -> str:
         return self._engine.side_channel
@@ -116,6 +120,7 @@ class ReceivingSide:
         self._peers[room] = bootstrap
         self._met.discard(room)
         self._placed.discard(room)
+        self._held_until.pop(room, None)
 
     def receive(
         self, room: int, pages: Sequence[int], aux_slot: int, prefix: int | None = None
@@ -149,6 +154,13 @@ class ReceivingSide:
         if not receiver.abort_notified:
             return True
         return bool(manager.is_abort_release_safe(room, len(receiver.bootstrap_infos)))
+
+    def released(self, room: int) -> bool:
+        """As `quiet`, or its time is up, as `DecodeTransferQueue.resolve_deferred_releases`."""
+        if self.quiet(room):
+            return True
+        limit = envs.SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT.get()
+        return time.monotonic() >= self._held_until.setdefault(room, time.monotonic() + limit)
 
     def abort(self, room: int) -> None:
         self._receivers[room].abort()

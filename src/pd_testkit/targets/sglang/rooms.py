@@ -58,6 +58,8 @@ class Receiving(Side, Protocol):
 
     def quiet(self, room: int) -> bool: ...
 
+    def released(self, room: int) -> bool: ...
+
 
 def port_of(bootstrap: str) -> int:
     return int(bootstrap.rpartition(":")[2])
