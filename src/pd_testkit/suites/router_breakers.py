@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pd_testkit.suites.base import clause
 from pd_testkit.suites.flow_client import assert_error
-from pd_testkit.suites.flow_engines import decoded, prefilled
+from pd_testkit.suites.flow_engines import Engine, decoded, prefilled
 from pd_testkit.suites.flow_script import DONE, asked, event, failed, stream
 
 _THRESHOLD = 3
@@ -69,7 +69,8 @@ class Breakers:
 
     @clause("RTR-014")
     def test_one_request_probes_and_its_success_closes_the_breaker(self, engines, serve):
-        gate, arrivals = engines.gate(), queue.SimpleQueue()
+        gate = engines.gate()
+        arrivals: queue.SimpleQueue[Engine] = queue.SimpleQueue()
 
         def script(received):
             arrivals.put(received.engine)
@@ -81,14 +82,14 @@ class Breakers:
 
         ill, good = engines.p(script), engines.p(script)
         client = _broken(serve, ill, good, engines.d(), cool_down_s=_COOL_DOWN_S)
-        end = time.monotonic() + self.patience_s
+        end = time.monotonic() + engines.patience_s
         while len(ill.requests) <= _THRESHOLD:
             assert time.monotonic() < end, "the engine that was left alone is never tried again"
             probe = client.ask(asked("perhaps"))
-            if arrivals.get(timeout=self.patience_s) is good:
+            if arrivals.get(timeout=engines.patience_s) is good:
                 probe.whole()
         others = [client.ask(asked(f"other {turn}")) for turn in range(4)]
-        reached = [arrivals.get(timeout=self.patience_s) for _ in others]
+        reached = [arrivals.get(timeout=engines.patience_s) for _ in others]
         assert reached == [good] * 4, "one request is enough to probe by"
         gate.open()
         assert [answer.whole().status for answer in (probe, *others)] == [200] * 5
@@ -105,7 +106,7 @@ class Breakers:
 
         ill = engines.p(script)
         client = _broken(serve, ill, engines.p(), engines.d(), cool_down_s=_COOL_DOWN_S)
-        end = time.monotonic() + self.patience_s
+        end = time.monotonic() + engines.patience_s
         while len(ill.requests) < _THRESHOLD + 2:
             assert time.monotonic() < end, f"{len(ill.requests)} requests: no probe"
             client.post(asked())

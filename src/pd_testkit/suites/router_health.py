@@ -36,7 +36,7 @@ class Health:
         ps[0].stop()
         assert _ready(client), "one P is left"
         ps[1].stop()
-        _await(lambda: not _ready(client), self.patience_s, "both P are dead, and it is ready")
+        _await(lambda: not _ready(client), engines.patience_s, "both P are dead, and it is ready")
         assert _lives(client)
         assert client.post(asked()).status >= 500
 
@@ -46,9 +46,9 @@ class Health:
         client = serve(p, d, health_interval_s=_INTERVAL_S, breaker_threshold=_MANY)
         for engine in (p, d):
             engine.stop()
-            _await(lambda: not _ready(client), self.patience_s, f"{engine.role} is dead")
+            _await(lambda: not _ready(client), engines.patience_s, f"{engine.role} is dead")
             engine.serve()
-            _await(lambda: _ready(client), self.patience_s, f"{engine.role} is back")
+            _await(lambda: _ready(client), engines.patience_s, f"{engine.role} is back")
             assert client.post(asked()).status == 200, "it said that it is ready"
 
     @clause("RTR-025")
@@ -63,10 +63,10 @@ class Health:
 
         assert share() > 0
         ill.probes["/health"] = failed(503)
-        _await(lambda: share() == 0, self.patience_s, "it said 503, and gets requests")
+        _await(lambda: share() == 0, engines.patience_s, "it said 503, and gets requests")
         assert share() == 0
         ill.probes["/health"] = whole(b"")
-        _await(lambda: share() > 0, self.patience_s, "it said that it is well, and gets none")
+        _await(lambda: share() > 0, engines.patience_s, "it said that it is well, and gets none")
 
     @clause("RTR-026")
     def test_the_models_are_the_engines(self, engines, serve):

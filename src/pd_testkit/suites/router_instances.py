@@ -88,7 +88,7 @@ class Instances:
         assert answer.read(len(event("one"))) == event("one")
         client.proxy.add(lives.instance)
         client.proxy.hush(Role.CONSUMER, dies.url)
-        assert _wait_for_silence(client, dies, self.patience_s), "it gets requests for ever"
+        assert _wait_for_silence(client, dies, engines.patience_s), "it gets requests for ever"
         gate.open()
         assert answer.whole().body == event("two") + DONE
         engines.ledger.assert_settled()
@@ -98,7 +98,7 @@ class Instances:
         back, stays = engines.d(), engines.d()
         client = serve(engines.p(), back, stays, heartbeat_lifetime_s=_LIFETIME_S)
         client.proxy.hush(Role.CONSUMER, back.url)
-        assert _wait_for_silence(client, back, self.patience_s), "it gets requests for ever"
+        assert _wait_for_silence(client, back, engines.patience_s), "it gets requests for ever"
         client.proxy.add(back.instance)
         gone = len(back.requests)
         assert [client.post(asked()).status for _ in range(6)] == [200] * 6

@@ -70,7 +70,7 @@ class Masses:
 
         client = serve(engines.p(), engines.d(script))
         prompts = [f"prompt {number}" for number in range(_STREAMS)]
-        with _files(8 * _STREAMS), Crowd(client.proxy.url, self.patience_s) as crowd:
+        with _files(8 * _STREAMS), Crowd(client.proxy.url, engines.patience_s) as crowd:
             crowd.ask(asked(prompt, stream=True) for prompt in prompts)
             crowd.until_all(b"data: ")
             gate.open()
@@ -89,7 +89,7 @@ class Masses:
             """Sockets while it was there, and when it had gone."""
             gate = engines.gate()
             d.script = lambda received: stream(event("one"), gate, DONE)
-            with Crowd(client.proxy.url, self.patience_s) as crowd:
+            with Crowd(client.proxy.url, engines.patience_s) as crowd:
                 crowd.ask(asked(f"prompt {number}", stream=True) for number in range(_CROWD))
                 crowd.until_all(b"data: ")
                 most = _open_files(client.proxy.pid)

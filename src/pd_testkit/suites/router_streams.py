@@ -67,7 +67,7 @@ class RoutedStreams:
             d.script = lambda received, parts=parts: stream(*parts)
             with suppress(*BROKEN):
                 client.post(asked(stream=True))
-        end = time.monotonic() + self.patience_s
+        end = time.monotonic() + engines.patience_s
         while client.proxy.failures() - before < len(failing) and time.monotonic() < end:
             client.post(b"{")  # a mistake of the client's, which is no failure
         assert client.proxy.failures() - before == len(failing)
@@ -133,4 +133,5 @@ def _after_one(
     answer = client.ask(asked(stream=True))
     assert answer.read(len(first)) == first
     gate.open()
-    return answer.whole().body
+    rest: bytes = answer.whole().body
+    return rest
