@@ -107,7 +107,7 @@ class Breakers:
         ill = engines.p(script)
         client = _broken(serve, ill, engines.p(), engines.d(), cool_down_s=_COOL_DOWN_S)
         end = time.monotonic() + engines.patience_s
-        while len(ill.requests) < _THRESHOLD + 2:
+        while len(ill.requests) < _THRESHOLD + 3:
             assert time.monotonic() < end, f"{len(ill.requests)} requests: no probe"
             client.post(asked())
         probes = times[_THRESHOLD - 1 :]
