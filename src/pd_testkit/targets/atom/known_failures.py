@@ -67,7 +67,7 @@ _COMMON: tuple[Cause, ...] = (
     (
         f"{_SCHEDULER}:Scheduler._update_from_kv_xfer_finished",
         "asserts that a finished send is of a request that it keeps",
-        ("ENG-021", "ENG-022", "ENG-055"),
+        ("ENG-021", "ENG-022", "ENG-057"),
     ),
     (
         f"{_SCHEDULER}:Scheduler.postprocess",
@@ -129,7 +129,7 @@ _PR253: tuple[Cause, ...] = (
         f"{_SCHEDULER}:Scheduler.schedule",
         "puts a loaded request back with its blocks when the step's tokens are spent, and asserts "
         "in the next one that it has none",
-        ("ENG-054",),
+        ("ENG-054", "ENG-056"),
     ),
     (
         "atom.model_engine.block_manager:BlockManager.allocate",
@@ -218,12 +218,17 @@ _MORIIO: tuple[Cause, ...] = (
     (
         f"{_SCHEDULER}:Scheduler._reject_aborted_waiting",
         "forgets a request that waits for its KV, and never frees its blocks",
-        ("ENG-035", "ENG-036", "ENG-041"),
+        ("ENG-035", "ENG-036", "ENG-041", "ENG-070"),
     ),
     (
         f"{_SCHEDULER}:Scheduler._consume_failed_remote_kv",
         "sends the request to admission with its blocks, where allocate asserts that it has none",
-        ("ENG-045", "ENG-046", "ENG-047", "ENG-051", "ENG-054"),
+        ("ENG-045", "ENG-046", "ENG-047", "ENG-051", "ENG-054", "ENG-056"),
+    ),
+    (
+        f"{_SCHEDULER}:Scheduler.postprocess",
+        "sees an abort when the prompt is computed: one in chunks is computed to its end",
+        ("ENG-072",),
     ),
     (
         f"{_SCHEDULER}:Scheduler.schedule",
