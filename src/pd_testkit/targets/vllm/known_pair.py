@@ -7,6 +7,8 @@ from pd_testkit.targets.vllm.cause import Cause
 _V1 = "vllm.distributed.kv_transfer.kv_connector.v1"
 _NIXL_WORKER = f"{_V1}.nixl.base_worker:NixlBaseConnectorWorker"
 _NIXL_SCHEDULER = f"{_V1}.nixl.base_scheduler:NixlBaseConnectorScheduler"
+_MOONCAKE = f"{_V1}.mooncake.mooncake_connector"
+_MOONCAKE_WORKER = f"{_MOONCAKE}:MooncakeConnectorWorker"
 
 NIXL: tuple[Cause, ...] = (
     Cause(
@@ -54,4 +56,50 @@ NIXL: tuple[Cause, ...] = (
     ),
 )
 
-CAUSES: tuple[Cause, ...] = NIXL
+MOONCAKE: tuple[Cause, ...] = (
+    Cause(
+        f"{_MOONCAKE_WORKER}._prepare_transfer_regions",
+        "compares names and lengths of the caches alone: another model, or other elements or heads "
+        "of the same bytes, are taken",
+        ("HSK-021", "HSK-022", "HSK-023"),
+        ("mooncake",),
+    ),
+    Cause(
+        f"{_MOONCAKE_WORKER}._prepare_transfer_regions",
+        "is not told the layout of D's caches: another one is written as if it were P's",
+        ("HSK-027", "PAIR-014"),
+        ("mooncake",),
+    ),
+    Cause(
+        f"{_MOONCAKE}:_align_transfer_regions",
+        "takes layers of D's that P has not for none of its business: they are left as they were",
+        ("HSK-024",),
+        ("mooncake",),
+    ),
+    Cause(
+        f"{_MOONCAKE_WORKER}._mooncake_sender_listener",
+        "binds an address without brackets: with an IPv6 address no worker starts",
+        ("HSK-008",),
+        ("mooncake",),
+    ),
+    Cause(
+        f"{_MOONCAKE_WORKER}.receive_kv_from_single_worker",
+        "waits for the answer of a P that has died a minute longer than P may hold the blocks",
+        ("HSK-037", "PAIR-067", "PAIR-069", "PAIR-070", "PAIR-071"),
+        ("mooncake",),
+    ),
+    Cause(
+        f"{_MOONCAKE_WORKER}._send_blocks",
+        "gives all pieces to the engine as one batch, of which TCP takes 2048 only",
+        ("PAIR-006",),
+        ("mooncake",),
+    ),
+    Cause(
+        f"{_MOONCAKE_WORKER}._build_transfer_params",
+        "refuses more blocks of D's than P has for the prompt: the load fails",
+        ("PAIR-009",),
+        ("mooncake",),
+    ),
+)
+
+CAUSES: tuple[Cause, ...] = (*NIXL, *MOONCAKE)

@@ -58,6 +58,10 @@ class WorkerDriver:
         }
         self._requests: dict[RequestId, tuple[Request, list[int]]] = {}
         self._finished: set[RequestId] = set()
+        self._loads: dict[RequestId, list[int]] = {}
+        """Those under way, with their blocks."""
+        self._broken: set[RequestId] = set()
+        """Of those, the ones that have failed."""
         with set_current_vllm_config(self._config):
             self._scheduler: Any = None
             if seat.tp_rank == 0:
@@ -107,11 +111,12 @@ class WorkerDriver:
             self._scheduler.set_xfer_handshake_metadata_pp_aware(content)
 
     def step(self, orders: Sequence[Order], ended: WorkerReport) -> WorkerReport:
-        turn: tuple[SchedulerOutput, Any, dict[RequestId, list[int]]] | None = None
+        turn: tuple[SchedulerOutput, Any, dict[RequestId, list[int]], bool] | None = None
         if self._scheduler is not None:
             self._take_in(ended)
-            output, loading = self._schedule(orders)
-            turn = output, self._scheduler.build_connector_meta(output), loading
+            output, loads = self._schedule(orders)
+            metadata = self._scheduler.build_connector_meta(output)
+            turn = output, metadata, loads, output.has_sync_kv_loads
         if self._seat.spec.tp_size > 1:
             turn = parallel_state.get_tp_group().broadcast_object(turn)
         assert turn is not None
@@ -147,9 +152,9 @@ class WorkerDriver:
     def _schedule(
         self, orders: Sequence[Order]
     ) -> tuple[SchedulerOutput, dict[RequestId, list[int]]]:
-        """The step, and the blocks of what is to be loaded within it, before anything is run."""
+        """The step, and the blocks of what is to be loaded."""
         output = SchedulerOutput.make_empty()
-        loading: dict[RequestId, list[int]] = {}
+        loads: dict[RequestId, list[int]] = {}
         for order in orders:
             sampling = SamplingParams(
                 max_tokens=1, extra_args={"kv_transfer_params": dict(order.params)}
@@ -161,8 +166,9 @@ class WorkerDriver:
             matched, asynchronous = self._scheduler.get_num_new_matched_tokens(
                 request, order.tokens - order.external_tokens
             )
-            if matched and not asynchronous:
-                loading[order.request_id] = blocks
+            if matched:
+                loads[order.request_id] = blocks
+                output.has_sync_kv_loads = not asynchronous
             self._scheduler.update_state_after_alloc(
                 request, KVCacheBlocks(([KVCacheBlock(block) for block in blocks],)), matched
             )
@@ -174,12 +180,16 @@ class WorkerDriver:
                 request.num_computed_tokens = order.tokens
         output.finished_req_ids = self._finished
         self._finished = set()
-        output.has_sync_kv_loads = bool(loading)
-        return output, loading
+        return output, loads
 
     def _run(
-        self, output: SchedulerOutput, metadata: Any, loading: dict[RequestId, list[int]]
+        self,
+        output: SchedulerOutput,
+        metadata: Any,
+        loads: dict[RequestId, list[int]],
+        within_step: bool,
     ) -> WorkerReport:
+        self._loads.update(loads)
         worker = self._worker
         worker.handle_preemptions(metadata)
         worker.bind_connector_metadata(metadata)
@@ -193,28 +203,27 @@ class WorkerDriver:
         results = worker.get_transfer_results(output.finished_req_ids)
         broken = worker.get_block_ids_with_load_errors()
         worker.clear_connector_metadata()
-        ended = results.finished_recving | loading.keys()
-        failed = results.failed_recving | {
-            name for name in ended if broken.intersection(loading.get(name) or self._blocks(name))
-        }
+        # Blocks may be told to be broken some steps before their request is told to be over.
+        self._broken |= {name for name, blocks in self._loads.items() if broken & set(blocks)}
+        ended = results.finished_recving | (loads.keys() if within_step else set())
+        failed = results.failed_recving | (ended & self._broken)
+        self._broken -= ended
+        for name in ended:
+            self._loads.pop(name, None)
         return WorkerReport(
             frozenset(results.finished_sending), frozenset(ended - failed), frozenset(failed)
         )
 
-    def _blocks(self, request_id: RequestId) -> list[int]:
-        _, blocks = self._requests.get(request_id, (None, []))
-        return blocks
+
+def _threads() -> set[int]:
+    """Of this process, also those that are none of Python's."""
+    return {int(each.name) for each in Path("/proc/self/task").iterdir()}
 
 
 def _leave() -> None:
     if torch.distributed.is_initialized():
         parallel_state.destroy_model_parallel()
         parallel_state.destroy_distributed_environment()
-
-
-def _threads() -> set[int]:
-    """Of this process, also those that are none of Python's."""
-    return {int(each.name) for each in Path("/proc/self/task").iterdir()}
 
 
 def _join(config: Any, seat: Seat) -> None:
