@@ -10,7 +10,7 @@ from pd_testkit.contract import Capabilities, Role, Unit
 
 _SCHEDULING = (Unit.AGGREGATOR, Unit.METADATA, Unit.SCHEDULER, Unit.ENGINE)
 # A store has no peer: nothing of its metadata or its scheduler half speaks of a hand-off.
-_STORING = (Unit.AGGREGATOR, Unit.ENGINE)
+_STORING = (Unit.AGGREGATOR,)
 _WORKERS = (Unit.HANDSHAKE, Unit.PAIR)
 
 
