@@ -9,7 +9,7 @@ import importlib.metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from pd_testkit.contract import Capabilities, Target, TargetError, Unit, WorkerSpec, drivers
+from pd_testkit.contract import Capabilities, Target, TargetError, WorkerSpec, drivers
 from pd_testkit.stubs import child_environment
 from pd_testkit.targets.process import Children
 from pd_testkit.targets.process.forks import Fork, Nursery
@@ -31,7 +31,6 @@ IMPORT_S = 300.0
 class SglangTarget(Target):
     """One transfer backend of the SGLang that is installed."""
 
-    units = (Unit.POLLING, Unit.PAIR)
     least_patience_s = 1.0
     """Its timeouts are whole seconds."""
 
@@ -47,6 +46,7 @@ class SglangTarget(Target):
             fabric=backend.fabric,
         )
         self.known_failures = known_failures(backend.name)
+        self.units = backend.units
         self._backend = backend
         stubs = child_environment("mori") if backend.fabric else {}
         self._children = Children({**COMMON, **backend.environment, **stubs})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pd_testkit.contract import Unit
+
 COMMON = {
     "HF_HUB_OFFLINE": "1",
     # No threads of libraries before the engines are forked.
@@ -29,6 +31,7 @@ class Backend:
         packages: distributions that must be installed beside SGLang, by the module that tells.
         modules: imported once, before engines are forked; those that start no threads.
         environment: of its engines.
+        units: what has been asked of it to the end.
         fabric: its bytes move over the kit's fabric, through the kit's mori.
     """
 
@@ -36,6 +39,7 @@ class Backend:
     packages: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    units: tuple[Unit, ...] = (Unit.POLLING,)
     fabric: bool = False
 
 

@@ -125,6 +125,8 @@ class PairDriver:
         if role is Role.CONSUMER:
             return (step_decode(self._arriving, self._decode.side),)
         prefill = self._prefill[engine]
+        if not prefill.seat.alive:
+            return (WorkerReport(),)
         return (step_prefill(prefill.queue, prefill.seat.side, prefill.seat.spec.block_size),)
 
     def wait(self, seconds: float) -> None:
@@ -136,6 +138,8 @@ class PairDriver:
 
     def abort(self, role: Role, request_id: RequestId, *, engine: int = 0) -> None:
         producer = role is Role.PRODUCER
+        if producer and not self._prefill[engine].seat.alive:
+            return
         queue = self._prefill[engine].queue if producer else self._arriving
         side: Sending | Receiving = (
             self._prefill[engine].seat.side if producer else self._decode.side

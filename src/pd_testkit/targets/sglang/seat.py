@@ -63,6 +63,10 @@ class Seat(Generic[_T]):
         """(slot, byte) each."""
         return aux_views(self._present(self._memory).array)
 
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.alive
+
     def start(self, port: int) -> _T:
         """With new memory; ``port`` as `pd_testkit.targets.sglang.engine.Engine`."""
         self.end()
@@ -82,11 +86,12 @@ class Seat(Generic[_T]):
     def kill(self) -> None:
         """Its process dies. Its memory stays as it was, for who looks at it from outside."""
         if self._process is not None:
-            self._process.end()
+            self._process.kill()
 
     def end(self) -> None:
         """Nothing of it stays. Harmless twice."""
-        self.kill()
+        if self._process is not None:
+            self._process.end()
         if self._memory is not None:
             self._memory.close()
 
