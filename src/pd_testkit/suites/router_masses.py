@@ -22,7 +22,7 @@ _BOUND_BYTES = 32 * 2**20
 """What the sockets on the way hold, and some more."""
 
 _STREAMS = 1000
-_CROWD = 150
+_CROWD = 100
 
 
 class Masses:
