@@ -194,11 +194,10 @@ class EngineSchedulerDriver:
 
 def _listen(connector: Any) -> Notifications | None:
     """What D tells P directly, where the connector has sockets for that."""
-    half = getattr(connector, "connector_scheduler", None)
+    half: Any = getattr(connector, "connector_scheduler", None)
     if not isinstance(getattr(half, "paths", None), dict):
         return None
-    half.paths = Notifications()
-    notifications: Notifications = half.paths
+    half.paths = notifications = Notifications()
     return notifications
 
 
