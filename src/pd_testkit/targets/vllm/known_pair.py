@@ -8,6 +8,8 @@ _V1 = "vllm.distributed.kv_transfer.kv_connector.v1"
 _NIXL_WORKER = f"{_V1}.nixl.base_worker:NixlBaseConnectorWorker"
 _NIXL_SCHEDULER = f"{_V1}.nixl.base_scheduler:NixlBaseConnectorScheduler"
 _MOONCAKE = f"{_V1}.mooncake.mooncake_connector"
+_MORIIO = f"{_V1}.moriio.moriio_connector"
+_MORIIO_WORKER = f"{_MORIIO}:MoRIIOConnectorWorker"
 _MOONCAKE_WORKER = f"{_MOONCAKE}:MooncakeConnectorWorker"
 
 NIXL: tuple[Cause, ...] = (
@@ -102,4 +104,79 @@ MOONCAKE: tuple[Cause, ...] = (
     ),
 )
 
-CAUSES: tuple[Cause, ...] = (*NIXL, *MOONCAKE)
+MORIIO_READ: tuple[Cause, ...] = (
+    Cause(
+        f"{_MORIIO_WORKER}._moriio_handshake_listener",
+        "raises on a message that it does not know: its thread ends, and nobody looks after it",
+        ("HSK-009", "HSK-010", "HSK-011"),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._moriio_handshake_listener",
+        "listens on IPv4 alone, whatever the address that P's hand-off names",
+        ("HSK-008",),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._moriio_handshake",
+        "waits without end for the answer of a peer that is silent or dead, and D's step with it",
+        ("HSK-031", "HSK-033", "HSK-034", "PAIR-067"),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._moriio_handshake",
+        "compares nothing of the answer: another engine, model or type of element is taken",
+        ("HSK-018", "HSK-021", "HSK-022"),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._eager_handshake_all_dp_ranks",
+        "raises within the step when an answer cannot be used, which ends D's engine",
+        ("HSK-015", "HSK-016", "HSK-017", "HSK-029"),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._eager_handshake_all_dp_ranks",
+        "meets an address once and for all: sessions of a peer's earlier life are kept",
+        ("HSK-036", "HSK-037", "PAIR-068", "PAIR-071"),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO}:MoRIIOConnector.__init__",
+        "names an engine by its address: what it held before a restart is read from its new memory",
+        ("PAIR-069",),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._compute_read_attention_offsets",
+        "raises within the step, which ends D's engine, where KV heads, TP or block sizes differ",
+        ("HSK-023", "HSK-026", "HSK-028", "PAIR-019", "PAIR-020"),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._compute_block_transfer_offsets",
+        "raises within the step, which ends D's engine, for a block that P does not have",
+        ("HSK-019",),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._get_built_session",
+        "lets a missing layer's KeyError and a refused connection's error end D's step and engine",
+        ("HSK-024", "PAIR-057"),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._await_reads_issued_this_step",
+        "raises, which ends D's engine, when a read is still on its way as its patience ends",
+        ("PAIR-049",),
+        ("moriio",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}._await_reads_issued_this_step",
+        "waits for all bytes within the step: D takes in no abort and no other load meanwhile",
+        ("PAIR-034", "PAIR-043", "PAIR-060"),
+        ("moriio",),
+    ),
+)
+
+CAUSES: tuple[Cause, ...] = (*NIXL, *MOONCAKE, *MORIIO_READ)

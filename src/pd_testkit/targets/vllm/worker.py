@@ -44,6 +44,7 @@ class WorkerDriver:
         connector = CONNECTORS[seat.variant]
         os.environ.update(seat.environment)
         worker_environment.without_accelerator()
+        worker_environment.without_streams()
         self._taken = ExitStack()
         if seat.fabric:
             self._taken.enter_context(worker_environment.mori_on(seat.fabric))

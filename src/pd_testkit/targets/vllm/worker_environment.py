@@ -19,6 +19,23 @@ def without_accelerator() -> None:
     torch.accelerator.current_device_index = lambda: 0
 
 
+class _Done:
+    """An event of a stream, as on a CPU: what was asked for before it is done when it is made."""
+
+    def record(self, stream: None) -> None:
+        """Nothing is under way."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
+def without_streams() -> None:
+    """MoRIIO's producer, where it writes, waits for the stream that computes the KV. A plain CPU has
+    none: the KV is there when the step is."""
+    torch.cuda.current_stream = lambda: None  # type: ignore[assignment,misc]
+    torch.cuda.Event = _Done  # type: ignore[assignment,misc]
+
+
 @cache
 def _mori() -> Installation:
     """For the process's life: vLLM's connector keeps the names that it has imported."""
