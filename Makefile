@@ -24,6 +24,7 @@ test: $(VENV)/.ready
 # TARGETS="vllm-nixl vllm-router" runs these only; PD_ATOM_SOURCE names checkouts of ATOM.
 targets: $(VENV)/.ready
 	$(BIN)/python -m tests.targets run $(TARGETS)
+	$(BIN)/python -m tests.targets upstream
 	$(BIN)/python -m tests.targets clients
 
 targets-docs: $(VENV)/.ready

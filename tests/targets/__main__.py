@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,8 +12,8 @@ import click
 from pd_testkit.report.matrix import aligned, by_unit, columns, summary
 from tests.targets import clients, record
 from tests.targets.columns import PACKAGES, checkouts
-from tests.targets.environments import ENVIRONMENTS, InstallError, install
-from tests.targets.stage import Ran, Stage
+from tests.targets.environments import ENVIRONMENTS, InstallError, cache, install
+from tests.targets.stage import ROOT, Ran, Stage
 
 FOLDER = Path("build") / "targets"
 
@@ -89,6 +91,22 @@ def clients_command() -> None:
     failed = len({problem.partition(":")[0] for problem in problems})
     click.echo(f"clients: {len(clients.CLIENTS) - failed} passed, {failed} failed")
     sys.exit(bool(problems))
+
+
+@main.command()
+def upstream() -> None:
+    """Run vLLM's own tests of MoRIIO under the kit's mori."""
+    try:
+        python = install(ENVIRONMENTS["vllm"], _say)
+    except InstallError as error:
+        _fail(str(error))
+    command = [str(python), "-m", "tests.targets.moriio_upstream", "--sdist", "download"]
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    ended = subprocess.run(
+        [*command, "--cache", str(cache())], env=environment, stdin=subprocess.DEVNULL, timeout=600
+    )
+    sys.exit(ended.returncode)
 
 
 @main.command(name="docs")

@@ -130,7 +130,15 @@ def run(folder: Path) -> Outcomes:
     report = folder / "report.xml"
     tests = sorted(str(path) for path in (folder / UNIT).glob("test_moriio_*.py"))
     command = [sys.executable, "-m", "pytest", *tests, "-q", "--tb=short", f"--junitxml={report}"]
-    command += ["-p", "moriio_upstream", "--pd-stubs", "mori,aiter", f"--rootdir={folder}"]
+    command += [
+        "-p",
+        "pd_testkit",
+        "-p",
+        "moriio_upstream",
+        "--pd-stubs",
+        "mori,aiter",
+        f"--rootdir={folder}",
+    ]
     command += ["-p", "no:randomly", "-p", "no:cacheprovider", "-W", "ignore"]
     settings = {
         "VLLM_TARGET_DEVICE": "cpu",
