@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -16,17 +16,11 @@ class LoopThread:
     Args:
         name: of the thread.
         patience_s: for which `run` waits.
-        new_loop: makes the loop; asyncio's own by default.
     """
 
-    def __init__(
-        self,
-        name: str,
-        patience_s: float,
-        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
-    ) -> None:
+    def __init__(self, name: str, patience_s: float) -> None:
         self._patience_s = patience_s
-        self._loop = new_loop()
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name)
         self._thread.start()
 

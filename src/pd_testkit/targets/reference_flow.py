@@ -8,8 +8,6 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import uvloop
-
 from pd_testkit.contract import Instance, ProxyOptions, Role
 from pd_testkit.proxy.instances import Engine, Leg
 from pd_testkit.proxy.router import Router
@@ -45,7 +43,7 @@ class ProxyServerDriver:
         self._lifetime_s = options.heartbeat_lifetime_s
         self._registrars: dict[tuple[Role, str], Registrar] = {}
         self._router = Router(_settings(options))
-        self._loop = LoopThread("proxy", _PATIENCE_S, uvloop.new_event_loop)
+        self._loop = LoopThread("proxy", _PATIENCE_S)
         discovery = None if self._lifetime_s is None else "tcp://127.0.0.1:0"
         self._server = ProxyServer(self._router, discovery=discovery)
         try:
