@@ -79,7 +79,8 @@ def conform(
 ) -> None:
     """Check which clauses of the contract a target keeps.
 
-    Prints the table, what is broken and why, and the verdict. Exit code: 0 if the target conforms
+    Asks the units that the target has; --clause asks any. Prints the table, what is broken and why,
+    and the verdict. Exit code: 0 if the target conforms
     (but for what is known), 1 if it does not, 2 if it could not be checked.
     """
     if url is not None:
@@ -98,12 +99,12 @@ def conform(
         if clause not in CLAUSES:
             _refuse(unknown_clause(clause))
     try:
-        load(target, Path(source) if source else None, router)
+        units = load(target, Path(source) if source else None, router).units
     except TargetError as error:
         _refuse(str(error).replace("--pd-", "--"))
     options = {"target": target, "router": router, "source": source, "report": report}
     options |= {"layer": ",".join(layers) or None, "seed": None if seed is None else str(seed)}
-    told = _Told(wanted)
+    told = _Told(wanted or tuple(c.id for c in CLAUSES.values() if c.unit in units))
     with _without_other_plugins():
         code = pytest.main(
             [
@@ -134,7 +135,7 @@ def _without_other_plugins() -> Iterator[None]:
 
 
 class _Told:
-    """In place of pytest's own reporter: what became of the clauses, and nothing else."""
+    """In place of pytest's own reporter: what became of these clauses, and nothing else."""
 
     def __init__(self, clauses: tuple[str, ...]) -> None:
         self._clauses = clauses
@@ -149,8 +150,7 @@ class _Told:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        if self._clauses:
-            items[:] = [item for item in items if clause_of(item) in self._clauses]
+        items[:] = [item for item in items if clause_of(item) in self._clauses]
         self._left = len(items)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
