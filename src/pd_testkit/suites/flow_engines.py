@@ -53,6 +53,9 @@ _PROBES: Mapping[str, Answer] = {
 
 _UNKNOWN = failed(404)
 
+_ACCEPTING = 4
+"""Turns of the loop in which a connection that was accepted is made."""
+
 _MODEL = "m"
 """That all engines serve."""
 
@@ -183,6 +186,10 @@ class Engine:
 
     async def _stop(self) -> None:
         if self._server is not None:
+            # A server that is closed over one that it has accepted leaves that open for good.
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            for _ in range(_ACCEPTING):
+                await asyncio.sleep(0)
             self._server.close()
             if self.role is Role.PRODUCER:
                 self._engines.rooms.close(self.instance)
