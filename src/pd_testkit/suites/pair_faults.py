@@ -160,12 +160,17 @@ class Faults:
 
     @clause("PAIR-050")
     def test_late_and_reordered_transfers_arrive(self, start, spec, net):
-        run = start(spec(), spec())
+        run = start(spec(), spec(), poll_advances=False)  # so that one may overtake another
+        run.transfers_of_a_load()
         for number, fault in enumerate(
             (net.Delay(nth=1, seconds=5.0), net.Reorder(nth=1, seconds=5.0))
         ):
             run.fabric.inject(fault)
-            run.arrive(run.fetch(run.prompt(f"{number}", [number]), [number]))
+            order = run.post(run.prompt(f"{number}", [number]), [number])
+            run.fabric.clock.advance(1.0)
+            run.poll()
+            run.land(order)
+            run.arrive(order)
             assert run.fabric.counters.faults[fault.name] == 1
         run.settle()
 
