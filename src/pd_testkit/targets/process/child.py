@@ -67,7 +67,12 @@ class Child:
         self._process: subprocess.Popen[bytes] | Forked
         with theirs:
             if nursery is not None:
-                self._process = nursery.fork(theirs, self._log.fileno())
+                try:
+                    self._process = nursery.fork(theirs, self._log.fileno())
+                except BaseException:
+                    self._socket.close()
+                    self._log.close()
+                    raise
                 return
             self._process = subprocess.Popen(  # noqa: S603 our own module
                 [sys.executable, "-m", f"{__package__}.main", str(theirs.fileno())],
