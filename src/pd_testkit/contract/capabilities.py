@@ -157,7 +157,7 @@ class Capabilities:
     async_loads: bool = False
     """A request waits, in no batch, while its remote KV is loaded over some steps."""
     sync_loads: bool = False
-    """A request's remote KV is loaded in the step that runs it: the batch waits, not the request."""
+    """A request's remote KV is loaded in the step that runs it: the batch waits for it."""
     hand_off_blocks: bool = False
     """P's answer names the blocks that hold the prompt, and D's load names them again."""
     load_failure_policy: bool = False

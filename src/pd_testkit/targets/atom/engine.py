@@ -130,6 +130,9 @@ class EngineSchedulerDriver:
         params = self._sequences[request_id].kv_transfer_params_output
         return None if params is None else hand_off_of(params, self._spec)
 
+    def failed(self, request_id: RequestId) -> bool:
+        raise TargetError("ATOM's scheduler has no policy for failed loads")
+
     def is_idle(self) -> bool:
         return bool(self._scheduler.is_finished())
 

@@ -30,8 +30,8 @@ class _Done:
 
 
 def without_streams() -> None:
-    """MoRIIO's producer, where it writes, waits for the stream that computes the KV. A plain CPU has
-    none: the KV is there when the step is."""
+    """MoRIIO's producer, where it writes, waits for the stream that computes the KV. A plain CPU
+    has none: the KV is there when the step is."""
     torch.cuda.current_stream = lambda: None  # type: ignore[assignment,misc]
     torch.cuda.Event = _Done  # type: ignore[assignment,misc]
 
