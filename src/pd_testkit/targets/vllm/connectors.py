@@ -165,17 +165,9 @@ CONNECTORS: dict[str, Connector] = {
         Connector(
             "moriio-write",
             "MoRIIOConnector",
-            _SCHEDULING + _WORKERS,
-            replace(
-                _MORIIO_WRITE,
-                write_mode=True,
-                fabric=True,
-                mla=True,
-                tp_asymmetry=True,
-                worker_restart=True,
-                suffix_loads=True,
-                zmq_side_channel=True,
-            ),
+            # Pairs of it load; their clauses are not asked, as P meets D, not D P.
+            _SCHEDULING,
+            _MORIIO_WRITE,
             stubs=("mori",),
             extra={"read_mode": "false"},
             modes=("write",),
