@@ -31,6 +31,12 @@ LINES = {
 }
 """How many lines the plan has for each file of its L1 and L2 parts."""
 
+BEYOND = {
+    "tests/disaggregation/test_polled_transfer.py",
+    "tests/disaggregation/test_router.py",
+}
+"""Files for what the plan does not speak of: SGLang's shape, and what routers promise."""
+
 LATER = {"L3: GPU tests": 5, "CI integration": 1}
 """How many rows the parts have that are to be built."""
 
@@ -72,7 +78,7 @@ def test_each_line_has_clauses_that_its_file_checks(file: str) -> None:
 
 def test_each_test_file_is_in_the_plan() -> None:
     files = (ROOT / "tests" / "disaggregation").glob("test_*.py")
-    assert {f"tests/disaggregation/{file.name}" for file in files} == LINES.keys()
+    assert {f"tests/disaggregation/{file.name}" for file in files} == LINES.keys() | BEYOND
 
 
 def test_each_known_bug_has_clauses() -> None:

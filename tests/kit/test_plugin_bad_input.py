@@ -21,23 +21,23 @@ def error_line(result: pytest.RunResult) -> str:
     [
         (
             "refrence",
-            "--pd-target refrence: no such target; choose of reference, atom or "
-            "package.module:attribute; did you mean reference?",
+            "--pd-target refrence: no such target; choose of reference, atom, vllm, sglang, "
+            "router or package.module:attribute; did you mean reference?",
         ),
         (
-            "vllm",
-            "--pd-target vllm: no such target; choose of reference, atom or "
-            "package.module:attribute",
+            "trtllm",
+            "--pd-target trtllm: no such target; choose of reference, atom, vllm, sglang, "
+            "router or package.module:attribute*",
         ),
         (
             "shop.Shop",
-            "--pd-target shop.Shop: no such target; choose of reference, atom or "
-            "package.module:attribute; did you mean shop:Shop?",
+            "--pd-target shop.Shop: no such target; choose of reference, atom, vllm, sglang, "
+            "router or package.module:attribute; did you mean shop:Shop?",
         ),
         (
             "shop:",
-            "--pd-target shop:: no such target; choose of reference, atom or "
-            "package.module:attribute",
+            "--pd-target shop:: no such target; choose of reference, atom, vllm, sglang, "
+            "router or package.module:attribute",
         ),
         (
             "shops.pd:target",
@@ -132,7 +132,10 @@ def test_a_source_needs_a_target_that_takes_one(repository: Repository) -> None:
         "--pd-source without --pd-target: name the target too"
     )
     assert error_line(repository.run("--pd-source", ".")) == (
-        "--pd-target shop:Shop: --pd-source is for reference and atom only"
+        "--pd-target shop:Shop: the target shop:Shop takes no --pd-source"
+    )
+    assert error_line(repository.run("--pd-router", "x", target=None)) == (
+        "--pd-router without --pd-target: say --pd-target router"
     )
 
 

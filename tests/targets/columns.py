@@ -23,7 +23,7 @@ class Column:
     name: str
     arguments: tuple[str, ...]
     environment: Environment | None
-    limit_s: float = 240.0
+    limit_s: float = 600.0
 
 
 def _vllm(variant: str) -> Column:

@@ -24,6 +24,7 @@ from pd_testkit.contract import (
     Unit,
     WorkerReport,
 )
+from pd_testkit.targets.arguments import spoil
 from toy_connector.plan import TICKET, Plan
 from toy_connector.scheduler import Engine, Scheduler
 from toy_connector.tally import Tally
@@ -51,6 +52,7 @@ class MetadataDriver(Metadata):
 
     def __init__(self) -> None:
         self._plan = Plan()
+        self._queued: dict[RequestId, tuple[Sequence[int], Mapping[str, Any]]] = {}
 
     def params(self, hand_off: HandOff) -> dict[str, Any]:
         return ticket_of(hand_off)
@@ -59,6 +61,10 @@ class MetadataDriver(Metadata):
         self, request_id: RequestId, block_ids: Sequence[int], params: Mapping[str, Any]
     ) -> None:
         self._plan.add(request_id, block_ids, params)
+        self._queued[request_id] = block_ids, params
+
+    def spoil(self, request_id: RequestId) -> dict[str, Any]:
+        return spoil(*self._queued[request_id])
 
     def snapshot(self) -> StepMetadata:
         return told(self._plan)
