@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
+
+import pytest
 
 from pd_testkit.proxy.settings import Settings
 from tests.kit.proxy_bed import (
@@ -111,5 +114,29 @@ def test_without_an_interval_nobody_is_asked() -> None:
             for _ in range(20):
                 assert (await b.post(ASKED)).status == 200
             assert says.asked == 0
+
+    within(scenario())
+
+
+def test_nobody_is_asked_any_more_by_a_proxy_that_closes_its_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+
+    async def scenario() -> None:
+        nonlocal now
+        ill = "503 Service Unavailable"
+        async with bed(Says(ill), Says(ill), settings=checked(health_misses=1)) as b:
+            monkeypatch.setattr(b.server, "now", lambda: now)
+            b.server._sweep_s = 0.0  # it looks at the time in each turn of the loop
+            while not b.server.pool.open:
+                now += 1.0
+                await asyncio.sleep(0)
+            while any(each["well"] for each in b.server.router.instances(now)):
+                await asyncio.sleep(0)
+            assert len(b.server.pool.open) == 2
+            now += 1.0  # the next check is due
+            await b.server.stop()
+            assert not b.server.pool.open
 
     within(scenario())

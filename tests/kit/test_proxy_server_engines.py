@@ -235,6 +235,24 @@ def test_a_connect_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPat
     within(scenario())
 
 
+def test_a_call_that_is_cancelled_as_it_is_made_leaves_nothing_to_wait_for() -> None:
+    async def scenario() -> None:
+        engine, sink = ScriptedEngine("decode", decodes), Recorder()
+        await engine.start()
+        for turns in range(6):  # a connection is made in less
+            pool = Pool(connect_timeout_s=60, read_timeout_s=60)
+            connection = pool.send(engine.url, "/", {}, b"", sink)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            connection.cancel()
+            await pool.close()
+            assert not pool.open
+        assert sink.told == []
+        await engine.stop()
+
+    within(scenario())
+
+
 def test_an_idle_connection_is_closed_after_a_while() -> None:
     async def scenario() -> None:
         async with bed() as b:

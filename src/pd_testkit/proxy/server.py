@@ -151,9 +151,9 @@ class ProxyServer:
         for exchange in tuple(self._exchanges):
             exchange.abandon()
         await self._part()
-        await self.pool.close()
         if self._timer is not None:
-            self._timer.cancel()
+            self._timer.cancel()  # a check of an engine's health would connect to it again
+        await self.pool.close()
         if self._log is not None:
             self._log.flush()
 

@@ -10,6 +10,7 @@ import asyncio
 import math
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol, cast
 from urllib.parse import urlsplit
@@ -167,6 +168,7 @@ class Connection(asyncio.Protocol):
         self._since = monotonic()
         if self._transport is None:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            self._connecting.add_done_callback(self._connected)
         else:
             self._transport.write(request)
 
@@ -217,16 +219,18 @@ class Connection(asyncio.Protocol):
 
     async def _connect(self) -> None:
         loop, origin = asyncio.get_running_loop(), self._origin
-        try:
+        with suppress(OSError, UnicodeError):  # UnicodeError: no host has such a name
             await loop.create_connection(lambda: self, origin.host, origin.port, ssl=origin.tls)
-        except (OSError, UnicodeError):  # UnicodeError: no host has such a name
-            sink, self._sink = self._sink, None
-            if sink is not None:
-                sink.lost()
-        finally:
-            self._connecting = None
-            if self._transport is None:
-                self._pool.gone(self, self._origin)
+
+    def _connected(self, connecting: asyncio.Task[None]) -> None:
+        """The attempt is over. One that was cancelled may have ended before it began."""
+        if self._connecting is not connecting:  # it was made: its end is that of its transport
+            return
+        self._connecting = None
+        sink, self._sink = self._sink, None
+        if sink is not None and not connecting.cancelled():
+            sink.lost()
+        self._pool.gone(self, self._origin)
 
     # asyncio.Protocol
 
