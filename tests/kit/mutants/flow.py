@@ -225,10 +225,10 @@ _FAILURES = (
     ),
     _mutant(
         "029",
-        "exchange",
-        " if made else self._route.refused",
-        "",
-        "every retry prefills anew, whether or not D has got P's hand-off",
+        "route",
+        "return self._elsewhere(now) or self.lost(now)",
+        "return self._retry(self._asked, now) or self.lost(now)",
+        "where a D refuses, all begins anew, and P is not told of the blocks that it keeps",
     ),
     _mutant(
         "030 031",

@@ -65,7 +65,9 @@ _TRIES = (
         "005",
         "exchange",
         "            self._give_up(status, message, now)  # it was started: nothing is retried\n",
-        "            self._route._passing = 0\n            self._follow(retry(now), now)\n",
+        "            self._route._passing, head = 0, self._head\n"
+        "            self._follow(retry(now), now)\n"
+        "            self._head = head\n",
         "a stream that broke is begun again on another D",
     ),
     _mutant(
@@ -171,8 +173,12 @@ _INSTANCES = (
     _mutant(
         "020",
         "instances",
-        "            known.seen_at = now\n",
-        "",
+        "        known = instances.get(engine.url)\n",
+        "        known = instances.get(engine.url)\n"
+        '        first = self.__dict__.setdefault("_first", {}).setdefault(engine.url, now)\n'
+        "        if now - first > self._lifetime_s:\n"
+        "            return False\n"
+        "        now = first\n",
         "an engine that goes on beating is dropped all the same",
     ),
     _mutant(

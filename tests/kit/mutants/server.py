@@ -125,8 +125,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         ("SRV-019",),
         "server",
-        '"completion_tokens": tokens,',
-        '"completion_tokens": len(answers),',
+        "usage.completion = sum(map(len, answers))",
+        "usage.completion = len(answers)",
         "the usage counts answers",
     ),
     Mutant(
