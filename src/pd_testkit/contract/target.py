@@ -24,9 +24,9 @@ class TargetError(Exception):
 class NotApplicable(Exception):
     """The target cannot be had as this clause needs it; the message is one line that says why.
 
-    Raised by a factory, for what no capability tells ahead: a proxy that is started by others has
-    as many engines as they gave it, a transport has block sizes of its own. The clause is then not
-    applicable.
+    Raised by a factory, or by a pair's `load`, for what no capability tells ahead: a proxy that is
+    started by others has as many engines as they gave it, a transport has block sizes of its own.
+    The clause is then not applicable.
     """
 
 

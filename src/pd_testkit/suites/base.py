@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -40,6 +41,15 @@ def clause(clause_id: str) -> Callable[[_F], _F]:
     if clause_id not in CLAUSES:
         raise KeyError(unknown_clause(clause_id))
     return pytest.mark.pd_clause(clause_id)
+
+
+@contextmanager
+def applicable() -> Iterator[None]:
+    """The clause is not applicable where the target says so in this."""
+    try:
+        yield
+    except NotApplicable as reason:
+        pytest.skip(f"not applicable: {reason}")
 
 
 class Suite:
@@ -99,9 +109,8 @@ class Suite:
 
         def build(*args: Any, **kwargs: Any) -> Any:
             try:
-                driver = make_driver(target, self.unit, *args, **kwargs)
-            except NotApplicable as reason:
-                pytest.skip(f"not applicable: {reason}")
+                with applicable():
+                    driver = make_driver(target, self.unit, *args, **kwargs)
             except TargetError as error:
                 raise pytest.UsageError(str(error)) from None
             made.append(driver)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pd_testkit.contract import HandOff, Load, Role, WorkerReport, WorkerSpec
+from pd_testkit.suites.base import applicable
 from pd_testkit.suites.pair_bytes import PromptKV, WorkerMemory
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ class Run:
         """One step of D's workers, for each of their DP ranks."""
         for rank in sorted({order.dp_rank for order in orders}):
             loads = [order.load for order in orders if order.dp_rank == rank]
-            self.pair.load(loads, dp_rank=rank, seconds=self._deadline_s)
+            with applicable():
+                self.pair.load(loads, dp_rank=rank, seconds=self._deadline_s)
 
     def fetch(self, prompt: Prompt, blocks: Sequence[int], **rest: Any) -> Order:
         """`order` and `load` of one."""

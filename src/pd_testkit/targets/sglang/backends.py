@@ -39,7 +39,7 @@ class Backend:
     packages: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    units: tuple[Unit, ...] = (Unit.POLLING,)
+    units: tuple[Unit, ...] = (Unit.POLLING, Unit.PAIR)
     fabric: bool = False
 
 

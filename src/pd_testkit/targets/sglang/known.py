@@ -17,13 +17,35 @@ _COMMON: tuple[Cause, ...] = (
     (
         "common.conn:CommonKVSender.abort",
         "tells nobody: D holds its pages until SGLANG_DISAGGREGATION_WAITING_TIMEOUT, 300 s",
-        ("POL-034", "POL-035", "POL-036"),
+        ("POL-034", "POL-035", "POL-036", "PAIR-063", "PAIR-064"),
         "https://github.com/sgl-project/sglang/pull/28651",
+    ),
+    (
+        "common.conn:CommonKVReceiver.ensure_abort_notified",
+        "tells only a P that the receiver has met: another one holds its pages until "
+        "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT, 300 s",
+        ("PAIR-059",),
+        "",
+    ),
+    (
+        "common.conn:CommonKVReceiver._setup_bootstrap_infos",
+        "takes the ranks of P's earlier life: a restart between two heartbeats shows by what "
+        "SGLANG_DISAGGREGATION_WAITING_TIMEOUT, 300 s, ends",
+        ("PAIR-068",),
+        "https://github.com/sgl-project/sglang/pull/36029",
     ),
 )
 
 _CAUSES: dict[str, tuple[Cause, ...]] = {
-    "mori": _COMMON,
+    "mori": (
+        *_COMMON,
+        (
+            "prefill:SchedulerDisaggregationPrefillMixin.handle_inflight_transfer_failure",
+            "gives P's pages back as soon as the room has failed, while mori still reads them",
+            ("PAIR-049", "PAIR-060", "PAIR-062", "PAIR-079", "PAIR-080"),
+            "https://github.com/sgl-project/sglang/pull/38961",
+        ),
+    ),
     "nixl": (
         *_COMMON,
         (
@@ -45,7 +67,7 @@ _CAUSES: dict[str, tuple[Cause, ...]] = {
             "mooncake.conn:MooncakeKVManager._send_kvcache_generic",
             "posts all of a chunk as one batch, of which Mooncake over TCP refuses those above "
             "2048 entries (SGLANG_MOONCAKE_MAX_TRANSFER_BATCH_INDICES is 0)",
-            ("POL-012",),
+            ("POL-012", "PAIR-006"),
             "https://github.com/sgl-project/sglang/pull/32758",
         ),
     ),

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _NAP_S = 0.005
 """Seconds between two steps of an engine that waits, as SGLang's schedulers poll."""
+_NO_HEARTBEATS = {"SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": "3600"}
+"""What D knows of a P that has died does not depend on when a heartbeat falls. SGLang's own, of
+which two must be missed, 5 s apart, would not see either that one here was away."""
 
 
 class _Prefill:
@@ -65,17 +68,19 @@ class PairDriver:
         self._rooms = itertools.count(1)
         self._prompts: dict[int, int] = {}
         """How many pages a room's prompt has: D knows it from its request."""
-        self._fabric = fabric
+        self._loaded: set[int] = set()
         self._server = None if fabric is None else FabricServer(fabric)
-        served = {} if self._server is None else {CHILD_FABRIC: self._server.address}
+        environment = dict(_NO_HEARTBEATS)
+        if self._server is not None:
+            environment[CHILD_FABRIC] = self._server.address
         self._prefill: list[_Prefill] = []
         self._seats: list[Seat[Any]] = []
-        self._decode = Seat(Receiving, "ReceivingSide", backend, decode, fork, served)
+        self._decode = Seat(Receiving, "ReceivingSide", backend, decode, fork, environment)
         self._arriving = Queue()
         self._seats.append(self._decode)
         try:
             for spec in prefill:
-                seat = Seat(Sending, "SendingSide", backend, spec, fork, served)
+                seat = Seat(Sending, "SendingSide", backend, spec, fork, environment)
                 self._seats.append(seat)
                 self._prefill.append(_Prefill(seat, 0))
             self._decode.start(self._prefill[0].port)
@@ -103,8 +108,6 @@ class PairDriver:
         dp_rank: int = 0,
         readers: int = 1,
     ) -> HandOff:
-        if readers != 1:
-            raise NotApplicable("a room has one receiver")
         prefill = self._prefill[engine]
         room = next(self._rooms)
         self._prompts[room] = len(block_ids)
@@ -117,6 +120,9 @@ class PairDriver:
         for load in loads:
             source = load.source
             room = int(source.transfer_id or 0)
+            if room in self._loaded:
+                raise NotApplicable("a room has one receiver")
+            self._loaded.add(room)
             pages, prefix = wanted(load.block_ids, self._prompts[room], size)
             self._decode.side.open_at(room, f"{source.host}:{source.handshake_port}")
             self._arriving.add(Transfer(load.request_id, room, pages, prefix))

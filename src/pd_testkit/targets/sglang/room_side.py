@@ -14,6 +14,7 @@ from sglang.srt.environ import envs
 
 from pd_testkit.contract import Role, RoomState, WorkerSpec
 from pd_testkit.targets.sglang.engine import Engine, indices
+from pd_testkit.targets.sglang.tries import Tries
 
 _STATES = {
     KVPoll.Failed: RoomState.FAILED,
@@ -96,10 +97,10 @@ class ReceivingSide:
         os.environ.update(environment)
         self._engine = Engine(Role.CONSUMER, backend, spec, memory, port)
         self._receivers: dict[int, Any] = {}
-        self._peers: dict[int, str] = {}
-        """The bootstrap server that each room's receiver turns to."""
-        self._met: set[int] = set()
-        """Rooms whose receiver knows P's workers."""
+        self._strangers: dict[int, str] = {}
+        """Rooms whose receiver does not know P's workers yet, and the bootstrap server that it
+        turns to."""
+        self._tries = Tries(spec.patience_s)
         self._placed: set[int] = set()
         """Rooms whose receiver has said where."""
         self._held_until: dict[int, float] = {}
@@ -117,8 +118,7 @@ class ReceivingSide:
         self._receivers[room] = receiver(
             mgr=self._engine.manager, bootstrap_addr=bootstrap, bootstrap_room=room
         )
-        self._peers[room] = bootstrap
-        self._met.discard(room)
+        self._strangers[room] = bootstrap
         self._placed.discard(room)
         self._held_until.pop(room, None)
 
@@ -134,11 +134,22 @@ class ReceivingSide:
 
     def poll(self, room: int) -> RoomState:
         receiver = self._receivers[room]
-        fresh = room not in self._met and receiver.poll() == KVPoll.Bootstrapping
-        if fresh and self._engine.manager.try_ensure_parallel_info(self._peers[room]):
-            self._met.add(room)
-            receiver.init(0)
+        if room in self._strangers and receiver.poll() == KVPoll.Bootstrapping:
+            self._introduce(room)
         return _STATES[receiver.poll()]
+
+    def _introduce(self, room: int) -> None:
+        """As `DecodePreallocQueue._resolve_pending_reqs`."""
+        peer, now = self._strangers[room], time.monotonic()
+        if not self._tries.due(peer, now):
+            return
+        if self._engine.manager.try_ensure_parallel_info(peer):
+            self._tries.forget(peer)
+            del self._strangers[room]
+            self._receivers[room].init(0)
+        elif self._tries.was_last(peer, now):
+            for waiting in [each for each, theirs in self._strangers.items() if theirs == peer]:
+                self.abort(waiting)
 
     def failure(self, room: int) -> str:
         return _failure(self._receivers[room])
@@ -163,9 +174,11 @@ class ReceivingSide:
         return time.monotonic() >= self._held_until.setdefault(room, time.monotonic() + limit)
 
     def abort(self, room: int) -> None:
+        self._strangers.pop(room, None)
         self._receivers[room].abort()
 
     def clear(self, room: int) -> None:
+        self._strangers.pop(room, None)
         receiver = self._receivers[room]
         if receiver.poll() == KVPoll.Failed:
             _failure(receiver)
