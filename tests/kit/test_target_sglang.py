@@ -19,6 +19,7 @@ from pd_testkit.targets.process.forks import Fork, Nursery
 from pd_testkit.targets.sglang.backends import BACKENDS
 from pd_testkit.targets.sglang.known import known_failures
 from pd_testkit.targets.sglang.memory import aux_views, cache_views, size
+from pd_testkit.targets.sglang.tries import Tries
 
 GUIDE = Path(__file__).parents[2] / "docs" / "targets-sglang.md"
 P, D = Role.PRODUCER, Role.CONSUMER
@@ -88,6 +89,34 @@ def test_pages_and_aux_slots_share_the_memory_without_overlap() -> None:
         assert all((array == 1).all() for array in caches.values())
         used = sum(array.nbytes for array in (*aux, *caches.values()))
         assert used == memory.size
+
+
+def test_a_silent_server_is_tried_fifteen_times_one_second_apart() -> None:
+    tries = Tries(patience_s=30.0)
+    assert [tries.was_last("a", now) for now in range(15)] == 14 * [False] + [True]
+    assert tries.due("a", 14.0), "the count begins anew"
+
+
+def test_tries_at_one_server_do_not_hold_up_another() -> None:
+    tries = Tries(patience_s=30.0)
+    assert not tries.was_last("a", 0.0)
+    assert not tries.due("a", 0.9)
+    assert tries.due("a", 1.0)
+    assert tries.due("b", 0.0)
+
+
+def test_all_tries_fit_into_the_patience() -> None:
+    tries = Tries(patience_s=1.5)
+    assert not tries.was_last("a", 0.0)
+    assert not tries.due("a", 0.09)
+    assert tries.due("a", 0.11)
+
+
+def test_a_server_that_has_answered_is_asked_at_once() -> None:
+    tries = Tries(patience_s=30.0)
+    assert not tries.was_last("a", 0.0)
+    tries.forget("a")
+    assert tries.due("a", 0.0)
 
 
 # -- forks, of a child that imports nothing special ----------------------------------------------
