@@ -56,7 +56,7 @@ class Acquaintance:
     def test_requests_that_wait_for_one_handshake_are_all_loaded(self, meeting):
         met = meeting()
         loads = [Load(f"r{n}", (n,), met.pair.hand_off(f"r{n}", (7 - n,))) for n in range(4)]
-        met.pair.load(loads, seconds=RETURN_S)
+        met.pair.load(loads, seconds=met.deadline_s)
         met.until_ended("r0", "r1", "r2", "r3")
         assert met.received == {"r0": 1, "r1": 1, "r2": 1, "r3": 1}
         theirs = met.blocks(Role.PRODUCER, (7, 6, 5, 4))
@@ -68,7 +68,7 @@ class Acquaintance:
         met = meeting(engines=3)
         sources = [met.hand_off(f"r{engine}", engine) for engine in range(3)]
         loads = [Load(f"r{n}", (2 * n, 2 * n + 1), source) for n, source in enumerate(sources)]
-        met.pair.load(loads, seconds=RETURN_S)
+        met.pair.load(loads, seconds=met.deadline_s)
         met.until_ended("r0", "r1", "r2")
         assert met.received == {"r0": 1, "r1": 1, "r2": 1}
         for engine, source in enumerate(sources):
@@ -157,7 +157,7 @@ class Silence:
         met = meeting(decode=spec(patience_s=5.0), engines=2)
         silent = by_way_of(met.between(silence), met.hand_off("silent"))
         loads = [Load("silent", (3,), silent), Load("r", LOCAL, met.hand_off("r", 1))]
-        met.pair.load(loads, seconds=RETURN_S)
+        met.pair.load(loads, seconds=met.deadline_s)
         met.until(lambda: bool(met.received["r"]), "the other peer's request does not end")
         met.check_kv(engine=1)
         assert not met.failed, "it was held up until the silent peer was given up"

@@ -145,7 +145,7 @@ class Meeting:
         if not self.can.failure_reporting:
             after = f"after {request_id}"
             source = self.hand_off(after, other)
-            self.pair.load([Load(after, ASIDE, source)], seconds=RETURN_S)
+            self.pair.load([Load(after, ASIDE, source)], seconds=self.deadline_s)
             self.until(lambda: self.received[after] == workers, "D does not go on")
             self.until(self._nothing_moves, "the network is not idle")
             return self.received[request_id] == workers
@@ -166,7 +166,7 @@ class Meeting:
 
     def check_never_received(self, source: HandOff, other: int = 1) -> None:
         """A load from there fails, and D goes on with that other P engine."""
-        self.start("bad", source, seconds=RETURN_S)
+        self.start("bad", source)
         assert not self.ends_well("bad", other=other), (
             "KV was taken for good that is not the prompt's"
         )
