@@ -73,7 +73,8 @@ class Pair(Protocol):
 
         Raises:
             TimeoutError: the target's call did not return within so many seconds.
-            NotApplicable: a hand-off is loaded again, which the target has no way to do.
+            NotApplicable: a hand-off is loaded again, or in part, which the target has no way to
+                do.
         """
 
     def poll(self, role: Role, *, engine: int = 0) -> tuple[WorkerReport, ...]:

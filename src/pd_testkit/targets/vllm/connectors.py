@@ -165,9 +165,16 @@ CONNECTORS: dict[str, Connector] = {
         Connector(
             "moriio-write",
             "MoRIIOConnector",
-            # Pairs of it load; their clauses are not asked, as P meets D, not D P.
-            _SCHEDULING,
-            _MORIIO_WRITE,
+            # P meets D, not D P: clauses of that are not asked.
+            (*_SCHEDULING, Unit.PAIR),
+            replace(
+                _MORIIO_WRITE,
+                write_mode=True,
+                fabric=True,
+                mla=True,
+                tp_asymmetry=True,
+                worker_restart=True,
+            ),
             stubs=("mori",),
             extra={"read_mode": "false"},
             modes=("write",),

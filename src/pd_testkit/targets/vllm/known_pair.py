@@ -9,6 +9,7 @@ _NIXL_WORKER = f"{_V1}.nixl.base_worker:NixlBaseConnectorWorker"
 _NIXL_SCHEDULER = f"{_V1}.nixl.base_scheduler:NixlBaseConnectorScheduler"
 _MOONCAKE = f"{_V1}.mooncake.mooncake_connector"
 _MORIIO = f"{_V1}.moriio.moriio_connector"
+_MORIIO_WRITER = f"{_V1}.moriio.moriio_engine:MoRIIOWriter"
 _MORIIO_WORKER = f"{_MORIIO}:MoRIIOConnectorWorker"
 _MOONCAKE_WORKER = f"{_MOONCAKE}:MooncakeConnectorWorker"
 
@@ -70,6 +71,13 @@ MOONCAKE: tuple[Cause, ...] = (
         f"{_MOONCAKE_WORKER}._prepare_transfer_regions",
         "is not told the layout of D's caches: another one is written as if it were P's",
         ("HSK-027", "PAIR-014"),
+        ("mooncake",),
+    ),
+    Cause(
+        f"{_MOONCAKE}:_validate_asymmetric_region_lengths",
+        "compares no lengths where P's caches are alike on all of its ranks, as latent ones are: "
+        "these are written into caches of K and V",
+        ("HSK-025",),
         ("mooncake",),
     ),
     Cause(
@@ -179,4 +187,38 @@ MORIIO_READ: tuple[Cause, ...] = (
     ),
 )
 
-CAUSES: tuple[Cause, ...] = (*NIXL, *MOONCAKE, *MORIIO_READ)
+MORIIO_WRITE: tuple[Cause, ...] = (
+    Cause(
+        f"{_MORIIO_WRITER}._mark_request_done",
+        "gives up writes that failed or hang, and P's blocks, and tells D nothing, which waits on",
+        (
+            *("PAIR-038", "PAIR-039", "PAIR-041", "PAIR-042", "PAIR-045"),
+            *("PAIR-046", "PAIR-047", "PAIR-048", "PAIR-049", "PAIR-051", "PAIR-057"),
+            *("PAIR-066", "PAIR-076", "PAIR-078", "PAIR-079"),
+        ),
+        ("moriio-write",),
+        "ROCm/mori#655",
+    ),
+    Cause(
+        f"{_MORIIO_WRITER}._finalize_if_complete",
+        "waits for one request's bytes in the thread that begins the writes of all others",
+        ("PAIR-034", "PAIR-043"),
+        ("moriio-write",),
+    ),
+    Cause(
+        f"{_MORIIO}:MoRIIOConnectorScheduler.request_finished",
+        "forgets, at an abort, whose the transfer is that P still writes: D is never told of its "
+        "end, until which its engine keeps the blocks",
+        ("PAIR-059", "PAIR-060", "PAIR-064", "PAIR-080"),
+        ("moriio-write",),
+    ),
+    Cause(
+        f"{_MORIIO_WORKER}.get_transfer_results",
+        "waits for P's word without end: recv_abort_timeout is for reads alone",
+        ("PAIR-067", "PAIR-069", "PAIR-070", "PAIR-071", "PAIR-081"),
+        ("moriio-write",),
+        "ROCm/mori#655",
+    ),
+)
+
+CAUSES: tuple[Cause, ...] = (*NIXL, *MOONCAKE, *MORIIO_READ, *MORIIO_WRITE)

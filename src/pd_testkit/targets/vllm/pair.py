@@ -168,6 +168,8 @@ class PairDriver:
         tokens = told.tokens if load.tokens is None else load.tokens
         # What D's blocks are too few for, from the prompt's start, it has in its own cache.
         cached = max(0, -(-tokens // size) - len(load.block_ids)) * size
+        if cached and load.block_ids and not self._connector.capabilities.suffix_loads:
+            raise NotApplicable("D names all blocks of a prompt to P, those of its own cache too")
         external = max(0, tokens - cached) if load.block_ids else 0
         return Order(
             load.request_id,
