@@ -71,8 +71,9 @@ class Masses:
         client = serve(engines.p(), engines.d(script))
         prompts = [f"prompt {number}" for number in range(_STREAMS)]
         with _files(8 * _STREAMS), Crowd(client.proxy.url, engines.patience_s) as crowd:
-            crowd.ask(asked(prompt, stream=True) for prompt in prompts)
-            crowd.until_all(b"data: ")
+            for first in range(0, _STREAMS, _CROWD):  # what waits for P would have P's connections
+                crowd.ask(asked(each, stream=True) for each in prompts[first : first + _CROWD])
+                crowd.until_all(b"data: ")
             gate.open()
             bodies = crowd.bodies()
         for prompt, body in zip(prompts, bodies, strict=True):
