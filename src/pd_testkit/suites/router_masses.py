@@ -71,7 +71,7 @@ class Masses:
         client = serve(engines.p(), engines.d(script))
         prompts = [f"prompt {number}" for number in range(_STREAMS)]
         with _files(8 * _STREAMS), Crowd(client.proxy.url, engines.patience_s) as crowd:
-            for first in range(0, _STREAMS, _CROWD):  # what waits for P would have P's connections
+            for first in range(0, _STREAMS, _CROWD):  # the next ones use P's connections again
                 crowd.ask(asked(each, stream=True) for each in prompts[first : first + _CROWD])
                 crowd.until_all(b"data: ")
             gate.open()
