@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import threading
 import time
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ from pd_testkit.suites.flow_script import DONE, asked, event, failed, stream
 _THRESHOLD = 3
 _LONG_S = 60.0
 _COOL_DOWN_S = 0.1
+_PAUSE_S = 0.02
+"""Between two looks whether it is over."""
 
 
 def _broken(serve, *behind, cool_down_s: float = _LONG_S):
@@ -106,10 +109,11 @@ class Breakers:
 
         ill = engines.p(script)
         client = _broken(serve, ill, engines.p(), engines.d(), cool_down_s=_COOL_DOWN_S)
-        end = time.monotonic() + engines.patience_s
+        end, pause = time.monotonic() + engines.patience_s, threading.Event()
         while len(ill.requests) < _THRESHOLD + 3:
             assert time.monotonic() < end, f"{len(ill.requests)} requests: no probe"
             client.post(asked())
+            pause.wait(_PAUSE_S)
         probes = times[_THRESHOLD - 1 :]
         gaps = [after - before for before, after in itertools.pairwise(probes)]
         assert min(gaps) > _COOL_DOWN_S * 0.9, f"the cool-down is {_COOL_DOWN_S} s, not {gaps}"

@@ -22,6 +22,9 @@ _BOUND_BYTES = 32 * 2**20
 """What the sockets on the way hold, and some more."""
 
 _STREAMS = 1000
+_AT_A_TIME = 50
+"""Streams that begin together: the next ones use P's connections again."""
+
 _CROWD = 100
 
 
@@ -71,8 +74,9 @@ class Masses:
         client = serve(engines.p(), engines.d(script))
         prompts = [f"prompt {number}" for number in range(_STREAMS)]
         with _files(8 * _STREAMS), Crowd(client.proxy.url, engines.patience_s) as crowd:
-            for first in range(0, _STREAMS, _CROWD):  # the next ones use P's connections again
-                crowd.ask(asked(each, stream=True) for each in prompts[first : first + _CROWD])
+            for first in range(0, _STREAMS, _AT_A_TIME):
+                some = prompts[first : first + _AT_A_TIME]
+                crowd.ask(asked(prompt, stream=True) for prompt in some)
                 crowd.until_all(b"data: ")
             gate.open()
             bodies = crowd.bodies()
