@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from pd_testkit.contract.clauses import CLAUSES
 from pd_testkit.fabric.shared_memory import SharedMemory
 from pd_testkit.targets import sglang
 from pd_testkit.targets.choice import Choice
-from pd_testkit.targets.process import ChildGone, Children
-from pd_testkit.targets.process.forks import Fork, Nursery
+from pd_testkit.targets.process import ChildGone
 from pd_testkit.targets.sglang.backends import BACKENDS
 from pd_testkit.targets.sglang.known import known_failures
 from pd_testkit.targets.sglang.memory import aux_views, cache_views, size
@@ -117,75 +115,6 @@ def test_a_server_that_has_answered_is_asked_at_once() -> None:
     assert not tries.was_last("a", 0.0)
     tries.forget("a")
     assert tries.due("a", 0.0)
-
-
-# -- forks, of a child that imports nothing special ----------------------------------------------
-
-
-class Diary:
-    """Something to have in a process."""
-
-    def __init__(self, first: str) -> None:
-        self._lines = [first]
-
-    def write(self, line: str) -> list[str]:
-        self._lines.append(line)
-        return self._lines
-
-    def process(self) -> int:
-        return os.getpid()
-
-    def die(self) -> None:
-        os._exit(3)
-
-
-DIARY = f"{__name__}:Diary"
-
-
-@pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
-    found = Children({"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"})
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def nursery(children: Children) -> Nursery:
-    factory = f"{Nursery.__module__}:{Nursery.__qualname__}"
-    return children.get("template").make(Nursery, factory, modules=["json"])
-
-
-def test_each_fork_has_memory_of_its_own(nursery: Nursery) -> None:
-    forks = [Fork(name, nursery) for name in ("one", "two")]
-    diaries = [fork.make(Diary, DIARY, first=fork.name) for fork in forks]
-    assert diaries[0].write("a") == ["one", "a"]
-    assert diaries[1].write("b") == ["two", "b"]
-    assert [diary.process() for diary in diaries] == [fork.pid for fork in forks]
-    for fork in forks:
-        fork.end()
-        assert not fork.alive
-        assert not Path(f"/proc/{fork.pid}/exe").exists() or _is_zombie(fork.pid)
-
-
-def test_a_fork_that_dies_is_told_and_others_live(nursery: Nursery) -> None:
-    dying, living = Fork("dying", nursery), Fork("living", nursery)
-    with pytest.raises(ChildGone, match="dying died"):
-        dying.make(Diary, DIARY, first="x").die()
-    assert living.make(Diary, DIARY, first="y").write("z") == ["y", "z"]
-    for fork in (dying, living):
-        fork.end()
-
-
-def test_forks_end_with_the_child_that_they_come_from(children: Children, nursery: Nursery) -> None:
-    fork = Fork("orphan", nursery)
-    children.close()
-    fork._process.wait(10)
-    fork.end()
-
-
-def _is_zombie(pid: int) -> bool:
-    """Its parent has not asked for it yet."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 # -- with SGLang ---------------------------------------------------------------------------------

@@ -32,10 +32,14 @@ class Children:
         child = self._children.get(name)
         if child is None or not child.alive:
             self.end(name)
-            if self._imports and self._nursery is None:
-                self._nursery = Nursery(self._imports, self.environment)
-            child = self._children[name] = Child(name, self.environment, self._nursery)
+            child = self._children[name] = self.new(name)
         return child
+
+    def new(self, name: str) -> Child:
+        """One that is not kept: whoever asked for it closes it."""
+        if self._imports and self._nursery is None:
+            self._nursery = Nursery(self._imports, self.environment)
+        return Child(name, self.environment, self._nursery)
 
     def end(self, name: str) -> None:
         """That one's process ends; the next `get` starts a new one."""

@@ -92,6 +92,7 @@ def nurse(descriptor: int, modules: Sequence[str]) -> None:
     for module in modules:
         importlib.import_module(module)
     gc.freeze()  # the children's collections are not to go through all of that
+    me = os.getpid()
     with socket.socket(fileno=descriptor) as orders:
         while True:
             message, given, _, _ = socket.recv_fds(orders, nursery.NUMBER.size, 2)
@@ -101,7 +102,7 @@ def nurse(descriptor: int, modules: Sequence[str]) -> None:
             if number == nursery.FORK:
                 if not (pid := os.fork()):
                     orders.close()
-                    _be_child(*given)
+                    _be_child(me, *given)
                 for each in given:
                     os.close(each)
                 orders.sendall(nursery.NUMBER.pack(pid))
@@ -110,7 +111,10 @@ def nurse(descriptor: int, modules: Sequence[str]) -> None:
                 orders.sendall(nursery.NUMBER.pack(os.waitstatus_to_exitcode(status)))
 
 
-def _be_child(connection: int, log: int) -> NoReturn:
+def _be_child(parent: int, connection: int, log: int) -> NoReturn:
+    _end_with_parent()
+    if os.getppid() != parent:  # it was gone before that could be asked for
+        os._exit(1)
     os.setsid()
     for stream in (1, 2):
         os.dup2(log, stream)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from pd_testkit.contract import Capabilities, Target, TargetError, WorkerSpec, drivers
 from pd_testkit.stubs import child_environment
 from pd_testkit.targets.process import Children
-from pd_testkit.targets.process.forks import Fork, Nursery
 from pd_testkit.targets.sglang.backends import BACKENDS, COMMON, Backend
 from pd_testkit.targets.sglang.known import known_failures
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from pd_testkit.targets.choice import Choice
 
 __all__ = ["SglangTarget", "target"]
-
-IMPORT_S = 300.0
-"""Real seconds for SGLang's imports on a slow machine."""
 
 
 class SglangTarget(Target):
@@ -49,14 +45,16 @@ class SglangTarget(Target):
         self.units = backend.units
         self._backend = backend
         stubs = child_environment("mori") if backend.fabric else {}
-        self._children = Children({**COMMON, **backend.environment, **stubs})
-        self._nursery: Nursery | None = None
+        conn = f"sglang.srt.disaggregation.{backend.name}.conn"
+        self._children = Children(
+            {**COMMON, **backend.environment, **stubs},
+            imports=[f"{__name__}.imported", conn, *backend.modules],
+        )
 
     def version(self) -> str:
         return importlib.metadata.version("sglang")
 
     def close(self) -> None:
-        self._nursery = None
         self._children.close()
 
     def rooms(
@@ -67,7 +65,7 @@ class SglangTarget(Target):
 
         if fabric is None and self._backend.fabric:
             fabric = Fabric()
-        return RoomsDriver(self._backend.name, prefill, decode, self._fork, fabric)
+        return RoomsDriver(self._backend.name, prefill, decode, self._children.new, fabric)
 
     def pair(
         self,
@@ -82,18 +80,7 @@ class SglangTarget(Target):
 
         if fabric is None and self._backend.fabric:
             fabric = Fabric()
-        return PairDriver(self._backend.name, prefill, decode, mode, self._fork, fabric)
-
-    def _fork(self, name: str) -> Fork:
-        if self._nursery is None:
-            conn = f"sglang.srt.disaggregation.{self._backend.name}.conn"
-            self._nursery = self._children.get("SGLang").make(
-                Nursery,
-                f"{Nursery.__module__}:{Nursery.__qualname__}",
-                deadline_s=IMPORT_S,
-                modules=[f"{__name__}.imported", conn, *self._backend.modules],
-            )
-        return Fork(name, self._nursery)
+        return PairDriver(self._backend.name, prefill, decode, mode, self._children.new, fabric)
 
 
 def target(choice: Choice) -> Target:

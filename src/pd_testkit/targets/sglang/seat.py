@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pd_testkit.contract import WorkerSpec
 from pd_testkit.fabric.shared_memory import SharedMemory
-from pd_testkit.targets.process.forks import Fork
+from pd_testkit.targets.process import Child
 from pd_testkit.targets.sglang.memory import aux_views, cache_views, size
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 _T = TypeVar("_T")
-Forks = Callable[[str], Fork]
+Forks = Callable[[str], Child]
 """Gives a new process of that name."""
 
 
@@ -51,7 +51,7 @@ class Seat(Generic[_T]):
         self._fork = fork
         self._environment = dict(environment)
         self._memory: SharedMemory | None = None
-        self._process: Fork | None = None
+        self._process: Child | None = None
 
     @property
     def cache(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -91,7 +91,8 @@ class Seat(Generic[_T]):
     def end(self) -> None:
         """Nothing of it stays. Harmless twice."""
         if self._process is not None:
-            self._process.end()
+            self._process.kill()
+            self._process.close()
         if self._memory is not None:
             self._memory.close()
 
