@@ -46,6 +46,12 @@ def test_two_versions_of_a_target_are_two_columns() -> None:
     assert [column.version for column in found] == ["a", "b"]
 
 
+def test_columns_of_one_name_are_told_apart_by_their_versions() -> None:
+    found = columns([document("atom", "a"), document("atom", "b"), document("one")])
+    assert by_unit(found)[0] == ["unit", "atom a", "atom b", "one"]
+    assert by_clause(found)[0] == ["clause", "atom a", "atom b", "one"]
+
+
 def test_the_summary_counts_what_is_broken_known_or_not() -> None:
     assert summary(TWO)[1:] == [["one", "1", "1", "1", "1"], ["two", "1", "2", "1", "0"]]
 

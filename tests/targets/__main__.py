@@ -13,7 +13,7 @@ from pd_testkit.report.matrix import aligned, by_unit, columns, summary
 from tests.targets import clients, record
 from tests.targets.columns import PACKAGES, checkouts
 from tests.targets.environments import ENVIRONMENTS, InstallError, cache, install
-from tests.targets.stage import ROOT, Ran, Stage
+from tests.targets.stage import AT_ONCE, ROOT, Ran, Stage
 
 FOLDER = Path("build") / "targets"
 
@@ -129,7 +129,7 @@ def _show(ran: list[Ran], found: tuple[record.Column, ...]) -> None:
     click.echo()
     for line in aligned(by_unit(found)):
         click.echo(line)
-    click.echo(f"\n{sum(each.seconds for each in ran):.0f} s of runs, two at a time")
+    click.echo(f"\n{sum(each.seconds for each in ran):.0f} s of runs, {AT_ONCE} at a time")
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs the columns, two at a time, and puts what they say side by side."""
+"""Runs the columns, a few at a time, and puts what they say side by side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.targets.columns import Column
 from tests.targets.environments import Environment, install
 
 ROOT = Path(__file__).parents[2]
-AT_ONCE = 2
+AT_ONCE = 3
 """Columns that run side by side: much of a column's time is spent waiting."""
 _TAIL_LINES = 25
 SEED = 1

@@ -88,7 +88,7 @@ def summary(given: Iterable[Column]) -> list[list[str]]:
 def by_unit(given: Iterable[Column]) -> list[list[str]]:
     """A row per unit and a column per target, with a head: kept of those that could be asked."""
     targets = list(given)
-    rows = [["unit", *(target.name for target in targets)]]
+    rows = [["unit", *_labels(targets)]]
     for unit in (*Unit, None):
         tallies = [str(Tally.of(target.count(unit))) for target in targets]
         rows.append([str(unit or "all"), *tallies])
@@ -98,7 +98,7 @@ def by_unit(given: Iterable[Column]) -> list[list[str]]:
 def by_clause(given: Iterable[Column]) -> list[list[str]]:
     """A row per clause and a column per target, with a head: one sign each."""
     targets = list(given)
-    rows = [["clause", *(target.name for target in targets)]]
+    rows = [["clause", *_labels(targets)]]
     for clause in CLAUSES:
         outcomes = [target.outcomes.get(clause) for target in targets]
         rows.append([clause, *(_SIGNS[found] if found else " " for found in outcomes)])
@@ -124,6 +124,16 @@ def markdown(rows: list[list[str]], *, left: int = 1) -> Iterator[str]:
     yield _line([":--" if place < left else "--:" for place in range(len(head))])
     for row in rest:
         yield _line(row)
+
+
+def _labels(given: Iterable[Column]) -> list[str]:
+    """The targets' names; their versions too, where two share a name."""
+    targets = list(given)
+    named = Counter(target.name for target in targets)
+    return [
+        target.name if named[target.name] == 1 else f"{target.name} {target.version}"
+        for target in targets
+    ]
 
 
 def _line(cells: Iterable[str]) -> str:
