@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ FOLDER = Path("build") / "targets"
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """The contract against real implementations, each in an environment of its own."""
+    # As after Ctrl-C, what runs is ended first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @main.command(name="install")
