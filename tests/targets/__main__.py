@@ -22,8 +22,6 @@ FOLDER = Path("build") / "targets"
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """The contract against real implementations, each in an environment of its own."""
-    # As after Ctrl-C, what runs is ended first.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @main.command(name="install")
@@ -146,4 +144,6 @@ def _fail(message: str) -> None:
 
 
 if __name__ == "__main__":
+    # As after Ctrl-C, what runs is ended first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()
