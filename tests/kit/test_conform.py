@@ -15,6 +15,13 @@ import pytest
 
 from pd_testkit.contract.clauses import CLAUSES
 
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands that are told name the level of the properties, where one is set."""
+    monkeypatch.delenv("PD_EXAMPLES", raising=False)
+
+
 _LIMIT_S = 60.0
 
 

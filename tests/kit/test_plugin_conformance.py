@@ -7,6 +7,13 @@ import pytest
 from pd_testkit.contract.clauses import CLAUSES
 from tests.kit.plugin_runs import Repository
 
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands that are told name the level of the properties, where one is set."""
+    monkeypatch.delenv("PD_EXAMPLES", raising=False)
+
+
 KEPT = '@clause("AGG-001")\ndef test_kept(self, make): make(world_size=1)\n'
 BROKEN = '@clause("AGG-002")\ndef test_broken(self): assert False, "counted twice"\n'
 
