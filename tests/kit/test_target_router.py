@@ -144,6 +144,7 @@ def test_a_run_that_is_interrupted_leaves_no_router(tmp_path: Path) -> None:
         "    def proxy_server(*args):\n"
         "        driver = begin(*args)\n"
         "        open('pid', 'w').write(str(driver.pid))\n"
+        "        signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "        return driver\n"
         "    router.proxy_server = proxy_server\n"
