@@ -53,6 +53,21 @@ class TestAColumn:
         _, [problem], _ = run(tmp_path, replace(AGGREGATOR, limit_s=0.01))
         assert "ran out of time" in problem
 
+    def test_that_fails_once_only_is_told_as_unsteady(self, tmp_path: Path) -> None:
+        (tmp_path / "once.py").write_text(
+            "from pathlib import Path\n"
+            "from pd_testkit.targets.reference import ReferenceTarget\n"
+            "def target():\n"
+            "    if Path('seen').exists(): return ReferenceTarget()\n"
+            "    Path('seen').touch()\n"
+            "    raise OSError('the first time')\n"
+        )
+        column = replace(AGGREGATOR, arguments=("--pd-target", "once:target", "-k", "TestAggreg"))
+        [ran] = Stage(tmp_path, lambda line: None).run([column])
+        assert ran.problem == ""
+        assert "the first time" in ran.unsteady
+        assert "the first time" in (tmp_path / "reference.first.log").read_text()
+
 
 class TestTheRecord:
     """What the repository says of targets that were run before."""

@@ -72,6 +72,9 @@ def run(names: tuple[str, ...], recording: bool) -> None:
         click.echo("not as docs/conformance.json has it (make targets-docs records it anew):")
         for line in lines:
             click.echo(f"  {line}")
+    for each in ran:
+        if each.unsteady:
+            click.echo(f"\nUNSTEADY, failed beside others and not alone: {each.unsteady}", err=True)
     problems = [each.problem for each in ran if each.problem]
     for problem in problems:
         click.echo(f"\n{problem}", err=True)

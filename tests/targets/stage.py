@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Ran:
     seconds: float
     document: dict[str, Any] | None
     """Its report; None where it wrote none."""
+    unsteady: str = ""
+    """What was wrong when it ran beside others, and was not when it ran alone."""
 
 
 class Stage:
@@ -62,13 +64,26 @@ class Stage:
             list(pool.map(lambda each: install(each, self._say), environments))
 
     def run(self, columns: Sequence[Column]) -> list[Ran]:
-        """All of them, in their order; their environments are there."""
+        """All of them, in their order; their environments are there.
+
+        One that fails is run again, alone: other people's threads and timeouts decide some of what
+        is seen. What fails twice has failed, and what failed once is told.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             try:
-                return list(pool.map(self._one, columns))
+                ran = list(pool.map(self._one, columns))
+                return [self._again(each) if each.problem else each for each in ran]
             finally:
                 self._end()
+
+    def _again(self, first: Ran) -> Ran:
+        log = self._folder / f"{first.column.name}.log"
+        log.rename(log.with_suffix(".first.log"))
+        second = self._one(first.column)
+        if second.problem:
+            return second
+        return replace(second, unsteady=first.problem)
 
     def _one(self, column: Column) -> Ran:
         report = self._folder / f"{column.name}.json"
