@@ -23,7 +23,7 @@ class Column:
     name: str
     arguments: tuple[str, ...]
     environment: Environment | None
-    limit_s: float = 600.0
+    limit_s: float = 900.0
 
 
 def _vllm(variant: str) -> Column:
@@ -58,7 +58,7 @@ def checkouts() -> tuple[Column, ...]:
             f"atom-{source.name}",
             ("--pd-target", "atom", "--pd-source", str(source)),
             None,
-            limit_s=600.0,
+            limit_s=900.0,
         )
         for source in sources
     )
