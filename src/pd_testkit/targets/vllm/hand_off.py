@@ -5,6 +5,7 @@ In a child only. Block ids come in one list per KV cache group; the tiny model h
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 from pd_testkit.contract import HandOff, Request, RequestId, StepMetadata, TransferMeta
 
 
-class Wire:
+class Wire(ABC):
     """A connector's parameters and metadata."""
 
     keys: ClassVar[Mapping[str, str]]
@@ -45,9 +46,9 @@ class Wire:
             told["block_ids"] = _blocks(told["block_ids"])
         return HandOff(**told)
 
+    @abstractmethod
     def told(self, metadata: Any) -> StepMetadata:
         """What the metadata says, as it says it."""
-        raise NotImplementedError
 
     def metadata(self, metadata: Any) -> StepMetadata:
         """The same, with the blocks of both sides as the worker pairs them."""
