@@ -27,6 +27,8 @@ class RegionHandle(NamedTuple):
     """In the engine's process."""
     size: int
     """Bytes."""
+    key: str = ""
+    """What a network needs beside these to reach the memory; the fabric needs nothing."""
 
 
 class Region:

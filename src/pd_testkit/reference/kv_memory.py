@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pd_testkit.fabric import Engine, Region, RegionHandle
+from pd_testkit.fabric import RegionHandle
 from pd_testkit.reference.side_channel_messages import Geometry
+from pd_testkit.reference.transport import Registered, Transport
 
 Cache = npt.NDArray[Any]
 
@@ -46,7 +47,7 @@ class KVMemory:
         ValueError: a cache is missing or of another shape.
     """
 
-    def __init__(self, engine: Engine, geometry: Geometry, caches: Mapping[str, Cache]) -> None:
+    def __init__(self, engine: Transport, geometry: Geometry, caches: Mapping[str, Cache]) -> None:
         self.geometry = geometry
         self.names = cache_names(geometry)
         if set(caches) != set(self.names):
@@ -58,7 +59,7 @@ class KVMemory:
                 raise ValueError(f"cache {name!r} is {cache.shape} x {cache.itemsize} B: {shape}")
         self._engine = engine
         self._caches = dict(caches)
-        self._regions: dict[str, Region] = {}
+        self._regions: dict[str, Registered] = {}
         self.renew()
 
     def view(self, name: str) -> Cache:
@@ -66,7 +67,7 @@ class KVMemory:
         cache = self._caches[name]
         return cache if self.geometry.layout == "NHD" else cache.transpose(0, 2, 1, 3)
 
-    def region(self, name: str) -> Region:
+    def region(self, name: str) -> Registered:
         """Where a cache is registered now."""
         return self._regions[name]
 

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from pd_testkit.fabric import Engine
 from pd_testkit.reference.copies import Copies
 from pd_testkit.reference.heads import HeadRun
 from pd_testkit.reference.kv_memory import KVMemory
@@ -17,6 +16,7 @@ from pd_testkit.reference.peers import Address, Peers
 from pd_testkit.reference.ports import side_channel_port
 from pd_testkit.reference.reading_plan import copies, sources, tellers, whole_tokens
 from pd_testkit.reference.side_channel_messages import DigestQuery, Digests, Done, Handshake
+from pd_testkit.reference.transport import Transport
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Load(Move):
 class Reading:
     """Read mode: D reads from P's memory."""
 
-    def __init__(self, engine: Engine, memory: KVMemory) -> None:
+    def __init__(self, engine: Transport, memory: KVMemory) -> None:
         self._engine = engine
         self._memory = memory
 

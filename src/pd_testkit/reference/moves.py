@@ -14,8 +14,9 @@ from concurrent.futures import Future
 from enum import Enum, auto
 from typing import Any, Generic, Protocol, TypeVar
 
-from pd_testkit.fabric import Status, Transfer
+from pd_testkit.fabric import Status
 from pd_testkit.reference.kv_memory import KVMemory
+from pd_testkit.reference.transport import Posted
 
 K = TypeVar("K", bound=Hashable)
 
@@ -38,7 +39,7 @@ class Movement(Protocol):
 class Transfers:
     """Those that this worker has posted to one peer, one per cache."""
 
-    def __init__(self, transfers: Sequence[Transfer]) -> None:
+    def __init__(self, transfers: Sequence[Posted]) -> None:
         self._transfers = transfers
 
     def state(self) -> State:

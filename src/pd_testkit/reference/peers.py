@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from pd_testkit.fabric import Engine, Status
+from pd_testkit.fabric import Status
 from pd_testkit.reference.side_channel import Client, PeerSilent
 from pd_testkit.reference.side_channel_messages import (
     DigestQuery,
@@ -17,6 +17,7 @@ from pd_testkit.reference.side_channel_messages import (
     Message,
     Refused,
 )
+from pd_testkit.reference.transport import Transport
 
 Address = tuple[str, int]
 """Host and port of a worker's side channel."""
@@ -37,7 +38,7 @@ class Peers:
     """
 
     def __init__(
-        self, engine: Engine, ours: Geometry, patience_s: float, wake: Callable[[], None]
+        self, engine: Transport, ours: Geometry, patience_s: float, wake: Callable[[], None]
     ) -> None:
         self._engine = engine
         self._ours = ours

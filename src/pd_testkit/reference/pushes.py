@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
-from pd_testkit.fabric import Engine, Notification
+from pd_testkit.fabric import Notification
 from pd_testkit.reference.copies import Copies
 from pd_testkit.reference.kv_memory import KVMemory
 from pd_testkit.reference.loads import Load, Source
@@ -13,6 +13,7 @@ from pd_testkit.reference.moves import Move, Movement, State, Transfers
 from pd_testkit.reference.peers import Address, Peers
 from pd_testkit.reference.reading_plan import copies, sources
 from pd_testkit.reference.side_channel_messages import Allocated, Handshake, Written
+from pd_testkit.reference.transport import Transport
 
 
 class Awaited:
@@ -46,7 +47,13 @@ class Receiving:
     """
 
     def __init__(
-        self, engine: Engine, memory: KVMemory, peers: Peers, rank: int, me: str, address: Address
+        self,
+        engine: Transport,
+        memory: KVMemory,
+        peers: Peers,
+        rank: int,
+        me: str,
+        address: Address,
     ) -> None:
         self._engine = engine
         self._memory = memory
@@ -100,7 +107,7 @@ class Push(Move):
         self,
         message: Allocated,
         block_ids: Sequence[int],
-        engine: Engine,
+        engine: Transport,
         memory: KVMemory,
         rank: int,
         peers: Peers,

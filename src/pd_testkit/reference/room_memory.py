@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pd_testkit.fabric import Engine, RegionHandle, Transfer
+from pd_testkit.fabric import RegionHandle
 from pd_testkit.reference.kv_memory import KVMemory
+from pd_testkit.reference.transport import Posted, Transport
 
 
 class Memory:
     """A worker's KV pages and its aux buffers, of (slot, byte) each, all registered."""
 
     def __init__(
-        self, engine: Engine, pages: KVMemory, aux: Sequence[npt.NDArray[np.uint8]]
+        self, engine: Transport, pages: KVMemory, aux: Sequence[npt.NDArray[np.uint8]]
     ) -> None:
         self.engine = engine
         self.pages = pages
@@ -29,19 +30,19 @@ class Memory:
 
     def write_pages(
         self, ours: Sequence[int], caches: Mapping[str, RegionHandle], places: Sequence[int]
-    ) -> list[Transfer]:
+    ) -> list[Posted]:
         """Write these pages to those of the peer's caches, pair by pair."""
         mine = np.asarray(ours, dtype=np.int64)
         theirs = np.asarray(places, dtype=np.int64)
         found = []
         for name, handle in caches.items():
             region = self.pages.region(name)
-            size = region.size // self.pages.num_blocks
+            size = region.handle.size // self.pages.num_blocks
             session = self.engine.session(region, handle)
             found.append(session.write(mine * size, theirs * size, np.full(len(mine), size)))
         return found
 
-    def write_aux(self, slot: int, handles: Sequence[RegionHandle], place: int) -> list[Transfer]:
+    def write_aux(self, slot: int, handles: Sequence[RegionHandle], place: int) -> list[Posted]:
         """Write the slot to the peer's of that number."""
         found = []
         for buffer, region, handle in zip(self.aux, self._aux, handles, strict=True):

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from pd_testkit.fabric import RegionHandle, Status, Transfer
+from pd_testkit.fabric import RegionHandle, Status
 from pd_testkit.reference.room_memory import Memory
+from pd_testkit.reference.transport import Posted
 
 Post = Callable[[bytes], None]
 """Sends a message to the peer; nothing comes back."""
@@ -81,7 +82,7 @@ class _Outgoing:
     sent: int = 0
     complete: bool = False
     """The last chunk is on its way."""
-    transfers: list[Transfer] = field(default_factory=list)
+    transfers: list[Posted] = field(default_factory=list)
     reason: str = ""
     quiet: bool = False
     """D has been told that no byte can come any more."""

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pd_testkit.fabric import Engine
 from pd_testkit.reference.holds import Holds
 from pd_testkit.reference.kv_memory import Cache, KVMemory
 from pd_testkit.reference.loads import Carrier, Load, Reading
@@ -29,6 +28,7 @@ from pd_testkit.reference.side_channel_messages import (
     TransferId,
     Written,
 )
+from pd_testkit.reference.transport import Transport
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class WorkerSide:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Transport,
         engine_id: str,
         geometry: Geometry,
         caches: Mapping[str, Cache],
