@@ -1,4 +1,4 @@
-"""``pd-testkit``: the contract, its checks, the stubs and the proxy from the command line."""
+"""``pd-testkit``: the contract, its checks, and a whole deployment from the command line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,20 @@ import click
 
 import pd_testkit
 
-_APART = {"conform": "pd_testkit.conform", "proxy": "pd_testkit.proxy.command"}
-"""Commands with a module of their own, which has the command by the same name."""
+_APART = {
+    "accuracy": ("pd_testkit.bench.accuracy_command", "Check what an endpoint answers."),
+    "conform": ("pd_testkit.conform", "Check an implementation, or a router that runs."),
+    "down": ("pd_testkit.stack.command", "Take a deployment down."),
+    "engine": ("pd_testkit.engine.command", "Serve a small model with a real paged KV cache."),
+    "proxy": ("pd_testkit.proxy.command", "Route requests over P and D engines."),
+    "status": ("pd_testkit.stack.command", "Show what runs."),
+    "sweep": ("pd_testkit.bench.sweep_command", "Check many configurations of a deployment."),
+    "up": ("pd_testkit.stack.command", "Bring up P engines, D engines and a router."),
+}
+"""Commands in a module of their own, which has the command by the same name, and what they do."""
+
+_EXTRAS = {"pydantic_settings": "stack", "rich": "stack", "torch": "torch", "transformers": "hf"}
+"""What a command imports and the kit alone does not bring, and the extra that does."""
 
 
 class Commands(click.Group):
@@ -24,8 +36,25 @@ class Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _APART:
             return super().get_command(context, name)
-        command: click.Command = getattr(importlib.import_module(_APART[name]), name)
+        try:
+            module = importlib.import_module(_APART[name][0])
+        except ModuleNotFoundError as missing:
+            extra = _EXTRAS.get(missing.name or "")
+            if extra is None:
+                raise
+            _refuse(f"pd-testkit {name} needs {missing.name}: pip install 'pd-testkit[{extra}]'")
+        command: click.Command = getattr(module, name)
         return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """None of the modules is imported for the list."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, self._short_help(name)) for name in self.list_commands(context)]
+            )
+
+    def _short_help(self, name: str) -> str:
+        return _APART[name][1] if name in _APART else self.commands[name].get_short_help_str(80)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,13 +10,13 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import click
 import uvloop
 
+from pd_testkit.command_line import Command
 from pd_testkit.proxy.discovery import DEFAULT_ENDPOINT
 from pd_testkit.proxy.instances import Engine, Leg
 from pd_testkit.proxy.log import Log, LogHandler
@@ -30,27 +30,6 @@ DEFAULT = Settings()
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GC_THRESHOLD = 50_000
 """Objects between two looks for cycles: requests leave none behind."""
-
-
-class Command(click.Command):
-    """Says what is wrong with its options in one line, without the usage."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with _in_one_line():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, context: click.Context) -> Any:
-        with _in_one_line():
-            return super().invoke(context)
-
-
-@contextmanager
-def _in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except click.UsageError as wrong:
-        wrong.ctx = None
-        raise
 
 
 def _engines(leg: Leg) -> Callable[..., list[Engine]]:

@@ -1,0 +1,139 @@
+"""What an engine is asked to generate, and what it gives, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen, and when an answer ends.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_p, top_k: of which the others are left out; 1.0 and 0 leave none out.
+        seed: of this answer's own random numbers; the same seed gives the same answer.
+        logprobs: likeliest tokens to tell of beside each chosen one; None: no probabilities.
+        stop: texts that end the answer, and are not part of it.
+        ignore_eos: the token of the text's end is one like any other.
+    """
+
+    max_tokens: int = 16
+    min_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    logprobs: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer to one prompt.
+
+    Attributes:
+        prompt: token ids.
+        transfer: ``kv_transfer_params`` in the engine's own words, see `pd_testkit.engine.wire`;
+            empty: the engine does all of it.
+        dp_rank: of the engine's data-parallel ranks; None: the one with the fewest requests.
+    """
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    transfer: Mapping[str, Any] = field(default_factory=dict)
+    dp_rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer.
+
+    Attributes:
+        id: of the vocabulary.
+        text: what it adds to the text; may be empty while a character or a stop string is
+            incomplete, and then a later one has it.
+        logprob: natural logarithm of its probability.
+        top: likeliest tokens' ids and logprobs, best first, as many as were asked for.
+        finish_reason: of the last one: ``stop``, ``length``, ``abort`` or ``error``.
+        transfer: with the last one, the ``kv_transfer_params`` of the answer.
+        cached_tokens: with the first one, tokens of the prompt that were not computed here.
+    """
+
+    id: int
+    text: str
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
+    finish_reason: str | None = None
+    transfer: Mapping[str, Any] | None = None
+    cached_tokens: int = 0
+
+
+class TooLong(ValueError):
+    """Prompt and answer do not fit into the model's context, or into the KV cache."""
+
+
+class LoadFailed(RuntimeError):
+    """The request's KV could not be had from P, and the engine does not compute it itself."""
+
+
+class Core(Protocol):
+    """What computes tokens, behind the HTTP server."""
+
+    def generate(self, generation: Generation) -> AsyncIterator[Token]:
+        """The answer's tokens as they come. Closing the iterator aborts the request.
+
+        Raises:
+            TooLong: with the first token asked for.
+            ValueError: the hand-off makes no sense, or the request id is in use.
+            LoadFailed: where failed loads are not computed again.
+        """
+
+    def stats(self) -> Stats:
+        """Now."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Gauges of now and counters since the start, over all data-parallel ranks.
+
+    Seconds are of `time.monotonic`. ``external`` counts tokens that came, or could have come, from
+    a P.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    loading: int = 0
+    held: int = 0
+    """Requests whose blocks are kept for a D."""
+    kv_usage: float = 0.0
+    """Share of the blocks in use, from 0 to 1."""
+    free_blocks: int = 0
+    blocks: int = 0
+    prefix_queries: int = 0
+    """Tokens looked up in this engine's own cache, and of them found: `prefix_hits`."""
+    prefix_hits: int = 0
+    external_queries: int = 0
+    external_hits: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    computed_tokens: int = 0
+    """Of prompts, by this engine's model: neither cached nor loaded."""
+    generated_tokens: int = 0
+    transfers: int = 0
+    """Loads that ended well."""
+    failed_transfers: int = 0
+    failed_digests: int = 0
+    """Of them, those whose bytes were not what P said they are."""
+    expired_holds: int = 0
+    """Requests whose blocks no D came for in time."""
+    transfer_bytes: int = 0
+    transfer_descriptors: int = 0
+    """Ranges that were copied."""
+    transfer_seconds: float = 0.0
+    post_seconds: float = 0.0
+    """Spent posting them."""
