@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -32,20 +32,59 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """P: keep the prompt's KV for a D. The answer ends with its first token.
+
+    Attributes:
+        transfer_id: what D will ask for; None: the request's own id.
+    """
+
+    transfer_id: str | int | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """D: the prompt's KV lies on a P.
+
+    Attributes:
+        engine_id: P's, of this life; None where the protocol does not tell it.
+        host, port: of P's side channel, TP rank 0 of `dp_rank`'s engine's DP rank 0; see
+            `pd_testkit.reference.ports`.
+        tp_size, dp_size, dp_rank: P's.
+        transfer_id: what P holds it under.
+        block_ids: P's, in prompt order; None where D came without knowing them, and P, which may
+            not even have begun, writes into D's blocks.
+        block_size: of P's blocks; None: as D's.
+        tokens: of the prompt, that P has computed; None: as many as the blocks hold.
+    """
+
+    engine_id: str | None
+    host: str
+    port: int
+    transfer_id: str | int
+    tp_size: int = 1
+    dp_size: int = 1
+    dp_rank: int = 0
+    block_ids: tuple[int, ...] | None = None
+    block_size: int | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class Generation:
     """One answer to one prompt.
 
     Attributes:
         prompt: token ids.
-        transfer: ``kv_transfer_params`` in the engine's own words, see `pd_testkit.engine.wire`;
-            empty: the engine does all of it.
+        transfer: this engine's part in a hand-off; None: it does all of the request. What the
+            protocols say of it on the wire is read by `pd_testkit.engine.wire`.
         dp_rank: of the engine's data-parallel ranks; None: the one with the fewest requests.
     """
 
     request_id: str
     prompt: tuple[int, ...]
     sampling: Sampling = Sampling()
-    transfer: Mapping[str, Any] = field(default_factory=dict)
+    transfer: Hold | Load | None = None
     dp_rank: int | None = None
 
 
