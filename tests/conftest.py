@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Generator
+
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -20,3 +23,34 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if not reason.removeprefix("Skipped: ").startswith(EXPECTED):
             terminal.write_line(f"unexpected skip: {report.nodeid}: {reason}", red=True)
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A time limit's signal may come at an instruction that belongs to no line, and pytest ends the
+    whole run over a traceback without a line's number."""
+    if call.excinfo is not None:
+        error = call.excinfo.value
+        call.excinfo = pytest.ExceptionInfo.from_exception(
+            error.with_traceback(numbered(call.excinfo.tb))
+        )
+    return (yield)
+
+
+def numbered(traceback: types.TracebackType | None) -> types.TracebackType | None:
+    """The same entries; those without a line have their function's first."""
+    entries = []
+    while traceback is not None:
+        entries.append(traceback)
+        traceback = traceback.tb_next
+    for entry in reversed(entries):
+        line: int | None = entry.tb_lineno
+        traceback = types.TracebackType(
+            traceback,
+            entry.tb_frame,
+            entry.tb_lasti,
+            entry.tb_frame.f_code.co_firstlineno if line is None else line,
+        )
+    return traceback

@@ -35,7 +35,7 @@ from tests.kit.mutants.mutant import Mutant
 from tests.kit.mutants.plant import edited, planted
 from tests.kit.mutants.table import table
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 ROOT = Path(__file__).parents[2]
 
