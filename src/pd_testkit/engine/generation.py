@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,6 +101,7 @@ class Token:
         finish_reason: of the last one: ``stop``, ``length``, ``abort`` or ``error``.
         transfer: with the last one, the ``kv_transfer_params`` of the answer.
         cached_tokens: with the first one, tokens of the prompt that were not computed here.
+        queued_s: with the first one, seconds from its arrival to its first step.
     """
 
     id: int
@@ -110,6 +111,7 @@ class Token:
     finish_reason: str | None = None
     transfer: Mapping[str, Any] | None = None
     cached_tokens: int = 0
+    queued_s: float = 0.0
 
 
 class TooLong(ValueError):
@@ -132,8 +134,29 @@ class Core(Protocol):
             LoadFailed: where failed loads are not computed again.
         """
 
+    def release(self, load: Load) -> None:
+        """Have P free what it holds: the request was refused before the core was asked."""
+
     def stats(self) -> Stats:
         """Now."""
+
+    def transfers(self) -> Sequence[Transferred]:
+        """Loads that ended well since the last call, in the order of their ends."""
+
+    @property
+    def alive(self) -> bool:
+        """It can serve: started, not closed, and its steps go on."""
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """One request's load, over all of an engine's TP ranks: of the longest, or their sum."""
+
+    seconds: float
+    post_seconds: float
+    bytes: int
+    descriptors: int
+    dp_rank: int = 0
 
 
 @dataclass(frozen=True)
