@@ -1,4 +1,4 @@
-"""What is run to bring a deployment up: commands, environments, and how each is seen to be ready."""
+"""What is run to bring a deployment up, and how each part is seen to be ready."""
 
 from __future__ import annotations
 
