@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from pd_testkit.engine.settings import TRANSPORTS
 from pd_testkit.engine.transports.network import EngineTransport, MissingPackage
 from pd_testkit.engine.transports.transfer import Tally
 
@@ -52,4 +53,4 @@ def open_transport(
         from pd_testkit.engine.transports.messages import Messages
 
         return Messages(name, host=host, patience_s=patience_s, clock=clock, wake=wake)
-    raise ValueError(f"transport {kind!r}")
+    raise ValueError(f"transport {kind!r}; choose of {', '.join(TRANSPORTS)}")

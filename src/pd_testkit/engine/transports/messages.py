@@ -110,6 +110,9 @@ class Messages:
         except msgspec.DecodeError:
             transfer.end(Status.NOT_FOUND, f"{order.remote.engine!r} is not on this network")
             return
+        if not order.local.registered:
+            transfer.end(Status.NOT_FOUND, "the local memory is not registered")
+            return
         ask = _get if order.kind == "read" else _put
         asks = (ask(order, piece, self._regions) for piece in pieces(order.batch, PIECE, RANGES))
         last = None
