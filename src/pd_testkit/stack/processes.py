@@ -20,6 +20,7 @@ from pd_testkit.stack.plan import Process
 GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
 TAIL_LINES = 20
+_REAPED_S = 1.0
 _TAIL_BYTES = 16_384
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -91,6 +92,7 @@ class Child:
         _kill_group(self._process.pid)
         self._process.wait()
         writer.close()
+        await _emptied(self._process.pid)
         return status
 
 
@@ -131,6 +133,19 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
 def _kill_group(group: int) -> None:
     with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for zombies
         os.killpg(group, signal.SIGKILL)
+
+
+async def _emptied(group: int) -> None:
+    """Until the killed group has no member, not even a zombie that another process waits for.
+
+    A container's first process may be one that never waits; so not for ever.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _REAPED_S
+    with suppress(ProcessLookupError, PermissionError):
+        while loop.time() < end:
+            os.killpg(group, 0)
+            await asyncio.sleep(_REAPED_S / 100)
 
 
 def tail(log: Path) -> list[str]:

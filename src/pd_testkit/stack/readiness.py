@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterable
 from types import TracebackType
@@ -64,8 +65,8 @@ class Prober:
 
 
 def _reason(problem: Exception) -> str:
-    if isinstance(problem, aiohttp.ClientConnectorError):
-        return problem.os_error.strerror or str(problem)
+    if isinstance(problem, OSError) and problem.errno:
+        return os.strerror(problem.errno)
     return str(problem) or type(problem).__name__
 
 
