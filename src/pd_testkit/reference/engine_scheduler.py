@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pd_testkit.reference.block_manager import BlockManager
 from pd_testkit.reference.metadata import ConnectorMetadata
 from pd_testkit.reference.request import Request
 from pd_testkit.reference.scheduler_side import SchedulerSide
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """How a request has left the queue; of its tokens those that were not to be computed."""
+
+    cached: int
+    external: int
+    """The peer's, beyond the cached ones."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,10 @@ class Scheduled:
     """For the workers, also when there is nothing to compute."""
     aborted: frozenset[str]
     """Requests that were aborted since the last step."""
+    admitted: dict[str, Admitted] = field(default_factory=dict)
+    """Requests that have left the queue in this step."""
+    preempted: tuple[str, ...] = ()
+    """Requests that others took the blocks of, in this step."""
 
 
 class EngineScheduler:
@@ -61,6 +74,8 @@ class EngineScheduler:
         self._recompute_failed = recompute_failed
         self._batch: dict[Request, int] = {}
         self._aborted: set[str] = set()
+        self._admitted: dict[str, Admitted] = {}
+        self._preempted: list[str] = []
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -80,18 +95,22 @@ class EngineScheduler:
 
     def step(self) -> Scheduled:
         """Choose what the model computes next: running requests first, then waiting ones."""
-        self._batch = {}
+        self._batch, self._admitted, self._preempted = {}, {}, []
         if self._schedule_running():
             self._admit()
         aborted, self._aborted = frozenset(self._aborted), set()
         tokens = {request.request_id: count for request, count in self._batch.items()}
-        return Scheduled(tokens, self._connector.build_metadata(), aborted)
+        step = Scheduled(tokens, self._connector.build_metadata(), aborted)
+        return replace(step, admitted=self._admitted, preempted=tuple(self._preempted))
 
-    def complete(self, sampled: Mapping[str, int]) -> dict[str, dict[str, Any] | None]:
+    def complete(
+        self, sampled: Mapping[str, int], stopped: Set[str] = frozenset()
+    ) -> dict[str, dict[str, Any] | None]:
         """The model ran the step.
 
-        ``sampled`` has a token for each request of the step whose prompt it finished. Gives the
-        ``kv_transfer_params`` (None: none) of each request that ended by it.
+        ``sampled`` has a token for each request of the step whose prompt it finished; it is the
+        last one of those that are ``stopped``. Gives the ``kv_transfer_params`` (None: none) of
+        each request that ended by it.
         """
         ended: dict[str, dict[str, Any] | None] = {}
         for request, count in self._batch.items():
@@ -102,6 +121,8 @@ class EngineScheduler:
             if request.missing:
                 continue
             request.output.append(sampled[request.request_id])
+            if request.request_id in stopped:
+                request.max_tokens = len(request.output)
             if len(request.output) == request.max_tokens:
                 ended[request.request_id] = self._finish(request)
         self._batch = {}
@@ -194,6 +215,7 @@ class EngineScheduler:
             while count and not self._grow(request, request.computed + count):
                 victim = self.running[-1]
                 self.preempt(victim.request_id)
+                self._preempted.append(victim.request_id)
                 preempted = True
                 if victim is request:
                     count = 0
@@ -219,6 +241,9 @@ class EngineScheduler:
                 break
             self.waiting.popleft()
             request.block_table = table
+            self._admitted[request.request_id] = Admitted(
+                len(prefix) * self.blocks.block_size, external
+            )
             self._connector.allocated(request, table, external)
             if parks:
                 request.expected = request.computed + external

@@ -36,6 +36,11 @@ class Holds:
         if transfer_id in self._requests:
             self._told[transfer_id][reader] = Fraction(1, max(1, readers))
 
+    def drop(self, transfer_id: TransferId) -> None:
+        """Give it up, whoever may still come for it."""
+        del self._requests[transfer_id]
+        self._told.pop(transfer_id, None)
+
     def release(self, busy: Collection[TransferId] = ()) -> frozenset[TransferId]:
         """Give up what all readers are done with, but for what is ``busy``."""
         ended = frozenset(

@@ -86,9 +86,9 @@ class KVMemory:
             region.deregister()
 
     def digests(
-        self, block_ids: Sequence[int], tokens: int, first_head: int, heads: int
+        self, block_ids: Sequence[int], tokens: int, first_head: int, heads: int, skip: int = 0
     ) -> dict[str, bytes]:
-        """Of the first ``tokens`` tokens in these blocks, by cache name: 16 bytes of BLAKE2b over
+        """Of tokens ``skip`` to ``tokens`` in these blocks, by cache name: 16 bytes of BLAKE2b over
         (token, head), whatever the layout and the block size.
 
         Raises:
@@ -98,6 +98,6 @@ class KVMemory:
         found = {}
         for name in self.names:
             blocks = self.view(name)[ids, :, first_head : first_head + heads]
-            kept = blocks.reshape(-1, *blocks.shape[2:])[:tokens]
+            kept = blocks.reshape(-1, *blocks.shape[2:])[skip:tokens]
             found[name] = hashlib.blake2b(kept.tobytes(), digest_size=16).digest()
         return found

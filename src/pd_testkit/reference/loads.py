@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +16,15 @@ from pd_testkit.reference.moves import Move, Movement, Transfers
 from pd_testkit.reference.peers import Address, Peers
 from pd_testkit.reference.ports import side_channel_port
 from pd_testkit.reference.reading_plan import copies, sources, tellers, whole_tokens
-from pd_testkit.reference.side_channel_messages import DigestQuery, Digests, Done, Handshake
+from pd_testkit.reference.side_channel_messages import (
+    Claim,
+    Claimed,
+    DigestQuery,
+    Digests,
+    Done,
+    Handshake,
+)
+from pd_testkit.reference.terms import USUAL, Terms
 from pd_testkit.reference.transport import Transport
 
 
@@ -34,12 +43,33 @@ class Carrier(Protocol):
     def carry(self, load: Load, source: Source, peer: Handshake, plan: Copies) -> Movement:
         """Set one source's bytes going."""
 
+    def withdraw(self, load: Load) -> None:
+        """The load is not wanted any more: let it end soon."""
+
+
+@dataclass
+class Cost:
+    """What a load has taken."""
+
+    began: float = 0.0
+    """By the clock."""
+    post_seconds: float = 0.0
+    bytes: int = 0
+    descriptors: int = 0
+    """Ranges that are copied."""
+
+
+def _nothing() -> None:
+    """Nobody is told."""
+
 
 class Load(Move):
     """One request on one D worker.
 
     Args:
         reader: names this load to P.
+        arrived: called when all of its bytes have moved, before they are verified.
+        clock: seconds.
 
     Raises:
         ValueError: the peer's TP size or ranks make no sense with ours.
@@ -53,9 +83,20 @@ class Load(Move):
         memory: KVMemory,
         peers: Peers,
         carrier: Carrier,
+        terms: Terms = USUAL,
+        arrived: Callable[[], None] = _nothing,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.transfer = transfer
         self.reader = reader
+        self.cost = Cost()
+        self.differs = False
+        """What arrived is not what the peer says that it is."""
+        self._terms = terms
+        self._arrived = arrived
+        self._clock = clock
+        self._asked = 0.0
+        self._claims: list[Future[Claimed]] = []
         self.tokens = 0
         self.movements: dict[str, Movement] = {}
         """By the peer's name on the fabric."""
@@ -75,22 +116,47 @@ class Load(Move):
             self.sources.append(Source(heads, address, meeting))
         self.meetings = [source.meeting for source in self.sources]
 
+    def prepare(self) -> Sequence[Future[Claimed]]:
+        """P keeps what is read of it; and says at once if it does not have it."""
+        transfer = self.transfer
+        if self._terms.claims and transfer.remote_block_ids:
+            self._asked = self._clock()
+            claim = Claim(transfer.transfer_id, self.reader)
+            self._claims = [self._peers.claim(source.address, claim) for source in self.sources]
+        elif not transfer.remote_block_ids:  # P may have to compute it first
+            self.patience_s = self._terms.hold_s
+        return self._claims
+
     def begin(self) -> Sequence[Movement]:
         """Plan for all sources before the first byte moves."""
+        if self._claims:
+            self.until = self._asked + min(claim.result().seconds for claim in self._claims)
         ours, transfer = self._memory.geometry, self.transfer
         local, remote = transfer.local_block_ids, transfer.remote_block_ids
         met = [(source, source.meeting.result()) for source in self.sources]
         theirs = met[0][1].geometry
+        if not remote and transfer.tokens:  # which ones P knows alone; how many does not matter
+            remote = tuple(range(-(-transfer.tokens // theirs.block_size)))
         self.tokens = transfer.tokens or whole_tokens(ours, local, theirs, remote)
         plans = [
-            copies(ours, local, peer.geometry, remote, source.heads, self.tokens)
+            copies(ours, local, peer.geometry, remote, source.heads, self.tokens, transfer.skip)
             for source, peer in met
         ]
+        self.cost.began = self._clock()
         for (source, peer), plan in zip(met, plans, strict=True):
             self.movements[peer.engine] = self._carrier.carry(self, source, peer, plan)
+            self.cost.bytes += sum(plan[2]) * len(peer.caches)
+            self.cost.descriptors += len(plan[2]) * len(peer.caches)
+        self.cost.post_seconds = self._clock() - self.cost.began
         return tuple(self.movements.values())
 
+    def withdraw(self) -> None:
+        self._carrier.withdraw(self)
+
     def ask(self) -> Sequence[Future[Digests]]:
+        self._arrived()
+        if not self._terms.verifies:
+            return ()
         transfer = self.transfer
         return [
             self._peers.digests(
@@ -101,12 +167,19 @@ class Load(Move):
                     self.tokens,
                     source.heads.remote_head,
                     source.heads.heads,
+                    transfer.skip,
                 ),
             )
             for source in self.sources
         ]
 
     def verify(self, answers: Sequence[Digests]) -> bool:
+        self.differs = not self._same(answers)
+        return not self.differs
+
+    def _same(self, answers: Sequence[Digests]) -> bool:
+        if not self._terms.verifies:
+            return True
         return all(
             answer.caches
             == self._memory.digests(
@@ -114,6 +187,7 @@ class Load(Move):
                 self.tokens,
                 source.heads.local_head,
                 source.heads.heads,
+                self.transfer.skip,
             )
             for source, answer in zip(self.sources, answers, strict=True)
         )
@@ -151,3 +225,6 @@ class Reading:
                 for name, (handle,) in peer.caches.items()
             ]
         )
+
+    def withdraw(self, load: Load) -> None:
+        """What is being read has to arrive."""

@@ -30,8 +30,10 @@ class RemoteTransfer:
 
     local_block_ids: tuple[int, ...]
     remote_block_ids: tuple[int, ...]
-    """May be longer or shorter than the local ones; see `copies`."""
-    remote_engine_id: str
+    """May be longer or shorter than the local ones; see `copies`. None at all where only the peer
+    knows them, and writes."""
+    remote_engine_id: str | None
+    """None: whichever engine is there."""
     remote_host: str
     remote_port: int
     remote_handshake_port: int
@@ -42,7 +44,14 @@ class RemoteTransfer:
     transfer_id: int | str
     """What the peer knows the request by."""
     tokens: int | None = None
-    """Of the prompt, to be transferred; None: as many as both sides' blocks hold."""
+    """Of the prompt, that the peer holds or, with local blocks, that lie in the blocks of both
+    sides; None: as many as these hold."""
+    skip: int = 0
+    """Of the ``tokens`` those that the local blocks hold already."""
+    start: int = 0
+    """Position in the prompt of the first token in the blocks of both sides."""
+    remote_block_size: int | None = None
+    """None: as the local one."""
 
     @classmethod
     def from_params(cls, block_ids: Sequence[int], params: Mapping[str, Any]) -> RemoteTransfer:

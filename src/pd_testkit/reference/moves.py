@@ -8,6 +8,7 @@ memory has been registered anew, which takes it away from whatever is in flight.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
@@ -32,12 +33,18 @@ class State(Enum):
 class Movement(Protocol):
     """A move's bytes to or from one peer."""
 
+    @property
+    def silent(self) -> bool:
+        """Whether nobody says when it has ended, so that it has to be asked again and again."""
+
     def state(self) -> State:
         """Asked for until it is not `State.MOVING`."""
 
 
 class Transfers:
     """Those that this worker has posted to one peer, one per cache."""
+
+    silent = True
 
     def __init__(self, transfers: Sequence[Posted]) -> None:
         self._transfers = transfers
@@ -56,6 +63,14 @@ class Move(ABC):
 
     meetings: Sequence[Future[Any]] = ()
     """With all the peers that it needs."""
+    patience_s: float | None = None
+    """For which its bytes may be under way; None: as others'."""
+    until: float = math.inf
+    """By the clock: what has not arrived by then is not what it should be."""
+
+    def prepare(self) -> Sequence[Future[Any]]:
+        """All peers are met: what has to be answered before anything moves."""
+        return ()
 
     @abstractmethod
     def begin(self) -> Sequence[Movement]:
@@ -68,6 +83,10 @@ class Move(ABC):
     def verify(self, answers: Sequence[Any]) -> bool:
         """Whether they are that."""
         return True
+
+    @abstractmethod
+    def withdraw(self) -> None:
+        """It is not wanted any more, but its bytes may move already."""
 
     @abstractmethod
     def end(self, good: bool) -> None:
@@ -89,8 +108,16 @@ class _Running:
         self.stage = _Stage.MEETING
         self.deadline = 0.0
         self.movements: Sequence[Movement] = ()
+        self.asked: Sequence[Future[Any]] | None = None
         self.answers: Sequence[Future[Any]] = ()
         self.aborted = False
+
+    @property
+    def ready(self) -> bool:
+        """Waits for nobody, but has not begun."""
+        return self.stage is _Stage.MEETING and all(
+            future.done() for future in (*self.move.meetings, *(self.asked or ()))
+        )
 
 
 class Moves(Generic[K]):
@@ -122,8 +149,10 @@ class Moves(Generic[K]):
     def abort(self, key: K) -> None:
         """Ends badly if its bytes do not move yet; else they have to arrive first."""
         running = self._running.get(key)
-        if running is not None:
+        if running is not None and not running.aborted:
             running.aborted = True
+            if running.stage is _Stage.MOVING:
+                running.move.withdraw()
 
     def poll(self) -> dict[K, bool]:
         """What ended since the last poll, and whether well."""
@@ -142,6 +171,29 @@ class Moves(Generic[K]):
         for key, good in ended.items():
             self._running.pop(key).move.end(good)
         return ended
+
+    @property
+    def ready(self) -> bool:
+        """Some could begin at a poll."""
+        return any(running.ready for running in self._running.values())
+
+    @property
+    def silent(self) -> bool:
+        """Some may end without a word."""
+        return any(
+            movement.silent
+            for running in self._running.values()
+            if running.stage is _Stage.MOVING
+            for movement in running.movements
+        )
+
+    @property
+    def deadline(self) -> float | None:
+        """By the clock, of the first that will be late."""
+        deadlines = (
+            running.deadline for running in self._running.values() if running.stage is _Stage.MOVING
+        )
+        return min(deadlines, default=None)
 
     def clear(self) -> None:
         """Forget all of them, unended."""
@@ -170,12 +222,21 @@ class Moves(Generic[K]):
             return False
         if self._any(_Stage.CONDEMNED):  # what begins now would be cut off with it
             return None
+        if running.asked is None:
+            running.asked = running.move.prepare()
+        if not all(answer.done() for answer in running.asked):
+            return None
+        if any(answer.exception() is not None for answer in running.asked):
+            return False
         try:
             running.movements = running.move.begin()
         except (ValueError, LookupError):
             return False
         running.stage = _Stage.MOVING
-        running.deadline = self._clock() + self._patience_s
+        patience_s = running.move.patience_s
+        if patience_s is None:
+            patience_s = self._patience_s
+        running.deadline = self._clock() + patience_s
         return None
 
     def _follow(self, running: _Running) -> bool | None:
@@ -186,6 +247,9 @@ class Moves(Generic[K]):
             return None
         if State.BAD in states:
             return False
+        if self._clock() >= running.move.until:
+            running.stage = _Stage.CONDEMNED
+            return None
         running.answers = running.move.ask()
         running.stage = _Stage.CHECKING
         return self._check(running)

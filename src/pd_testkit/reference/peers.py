@@ -10,6 +10,8 @@ from typing import Any
 from pd_testkit.fabric import Status
 from pd_testkit.reference.side_channel import Client, PeerSilent
 from pd_testkit.reference.side_channel_messages import (
+    Claim,
+    Claimed,
     DigestQuery,
     Digests,
     Geometry,
@@ -17,6 +19,7 @@ from pd_testkit.reference.side_channel_messages import (
     Message,
     Refused,
 )
+from pd_testkit.reference.terms import USUAL, Terms
 from pd_testkit.reference.transport import Transport
 
 Address = tuple[str, int]
@@ -38,22 +41,30 @@ class Peers:
     """
 
     def __init__(
-        self, engine: Transport, ours: Geometry, patience_s: float, wake: Callable[[], None]
+        self,
+        engine: Transport,
+        ours: Geometry,
+        patience_s: float,
+        wake: Callable[[], None],
+        terms: Terms = USUAL,
     ) -> None:
         self._engine = engine
         self._ours = ours
         self._patience_s = patience_s
         self._wake = wake
-        self._client = Client()
+        self._client = Client(converts=terms.converts, hasty=terms.claims)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"peers of {engine.name}")
         self._met: dict[Address, tuple[str, Future[Handshake]]] = {}
 
-    def meet(self, address: Address, engine_id: str) -> Future[Handshake]:
+    def meet(self, address: Address, engine_id: str | None) -> Future[Handshake]:
         """Who listens there, if it is that engine in that life; all who ask share one answer.
+        Without an id it is whoever is there now.
 
         The future's exception is a `Refused`, a `PeerSilent` or another OSError.
         """
         known = self._met.get(address)
+        if engine_id is None:
+            return self._submit(self._shake_hands, address, None)
         if known is not None and known[0] == engine_id:
             return known[1]
         if known is not None:  # what its earlier life did not hear is not for this one
@@ -77,6 +88,10 @@ class Peers:
         """What the peer's KV is; exceptions as of `meet`."""
         return self._submit(self._client.digests, *address, query, self._patience_s)
 
+    def claim(self, address: Address, claim: Claim) -> Future[Claimed]:
+        """Have the peer keep its KV; exceptions as of `meet`."""
+        return self._submit(self._client.claim, *address, claim, self._patience_s)
+
     def tell(self, address: Address, message: Message) -> None:
         """Say something once; a peer that is gone does not hear it."""
         try:
@@ -91,9 +106,9 @@ class Peers:
         self._pool.shutdown(wait=True)
         self._met.clear()
 
-    def _shake_hands(self, address: Address, engine_id: str) -> Handshake:
+    def _shake_hands(self, address: Address, engine_id: str | None) -> Handshake:
         peer = self._client.meet(*address, self._ours, self._patience_s)
-        if peer.engine_id != engine_id:
+        if peer.engine_id != engine_id and engine_id is not None:
             raise Refused("engine", engine_id, peer.engine_id)
         status = self._engine.connect(peer.engine)
         if status is not Status.SUCCESS:

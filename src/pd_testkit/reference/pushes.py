@@ -12,7 +12,12 @@ from pd_testkit.reference.loads import Load, Source
 from pd_testkit.reference.moves import Move, Movement, State, Transfers
 from pd_testkit.reference.peers import Address, Peers
 from pd_testkit.reference.reading_plan import copies, sources
-from pd_testkit.reference.side_channel_messages import Allocated, Handshake, Written
+from pd_testkit.reference.side_channel_messages import (
+    Allocated,
+    Handshake,
+    Withdrawn,
+    Written,
+)
 from pd_testkit.reference.transport import Transport
 
 
@@ -23,6 +28,11 @@ class Awaited:
         self._engine = engine
         self._missing = set(uids)
         self._ok: bool | None = None
+
+    @property
+    def silent(self) -> bool:
+        """P's word comes by itself, the fabric's has to be asked for."""
+        return bool(self._ok and self._missing)
 
     def written(self, ok: bool) -> None:
         self._ok = ok
@@ -79,9 +89,16 @@ class Receiving:
             *self._address,
             {name: self._memory.region(name).handle for name in self._memory.names},
             uids,
+            transfer.skip,
+            transfer.start,
         )
         self._peers.tell(source.address, allocated)
         return awaited
+
+    def withdraw(self, load: Load) -> None:
+        withdrawn = Withdrawn(load.transfer.transfer_id, load.reader, *self._address)
+        for source in load.sources:
+            self._peers.tell(source.address, withdrawn)
 
     def written(self, message: Written) -> None:
         """P's word; of a load that has ended, it is nothing."""
@@ -101,12 +118,18 @@ class Receiving:
 
 
 class Push(Move):
-    """P's move of write mode: one request to one D worker."""
+    """P's move of write mode: one request to one D worker.
+
+    Args:
+        block_ids: P's, from the prompt's first token on.
+        tokens: that these hold; None: all that they have room for.
+    """
 
     def __init__(
         self,
         message: Allocated,
         block_ids: Sequence[int],
+        tokens: int | None,
         engine: Transport,
         memory: KVMemory,
         rank: int,
@@ -114,6 +137,7 @@ class Push(Move):
     ) -> None:
         self._message = message
         self._block_ids = block_ids
+        self._tokens = tokens
         self._engine = engine
         self._memory = memory
         self._rank = rank
@@ -124,13 +148,24 @@ class Push(Move):
 
     def begin(self) -> Sequence[Movement]:
         message, ours, peer = self._message, self._memory.geometry, self._meeting.result()
+        if self._tokens is not None and message.start + message.tokens > self._tokens:
+            raise ValueError(f"{message.tokens} tokens of {self._tokens} are asked for")
+        first, off = divmod(message.start, ours.block_size)
+        if off:
+            raise ValueError(f"token {message.start} starts no block")
         (heads,) = (
             run
             for run in sources(peer.geometry, ours.tp_size, message.tp_rank)
             if run.remote_rank == self._rank
         )
         to, source, sizes = copies(
-            peer.geometry, message.block_ids, ours, self._block_ids, heads, message.tokens
+            peer.geometry,
+            message.block_ids,
+            ours,
+            self._block_ids[first:],
+            heads,
+            message.tokens,
+            message.skip,
         )
         return [
             Transfers(
@@ -142,6 +177,9 @@ class Push(Move):
                 ]
             )
         ]
+
+    def withdraw(self) -> None:
+        """What is being written ends by itself."""
 
     def end(self, good: bool) -> None:
         if not good:

@@ -60,13 +60,15 @@ def copies(
     remote_block_ids: Sequence[int],
     heads: HeadRun,
     tokens: int,
+    skip: int = 0,
 ) -> Copies:
     """The byte copies of one request between two workers, the same in each of their caches.
 
-    Both block lists start at the prompt's first token.
+    Both block lists start at the same token of the prompt; tokens ``skip`` to ``tokens`` from
+    there on are copied.
 
     Raises:
-        ValueError: the blocks do not hold ``tokens`` tokens.
+        ValueError: the blocks do not hold ``tokens`` tokens, or ``skip`` is out of range.
     """
     runs = token_runs(
         local_block_ids=local_block_ids,
@@ -74,12 +76,13 @@ def copies(
         remote_block_ids=remote_block_ids,
         remote_block_size=theirs.block_size,
         tokens=tokens,
+        skip=skip,
     )
     if not runs:
         return [], [], []
     local, local_token, remote, remote_token, count = np.array(runs, dtype=np.int64).T
     # One unit per token and head; what lies side by side on both sides is joined by `merge`.
-    within = np.arange(tokens) - np.repeat(np.cumsum(count) - count, count)
+    within = np.arange(tokens - skip) - np.repeat(np.cumsum(count) - count, count)
     head = np.arange(heads.heads)
     to = _offsets(
         ours,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,14 +39,26 @@ NOT_HANDED_OFF = Finished(None, keeps_blocks=False)
 
 
 class SchedulerSide:
-    """One engine's. A pure state machine: the workers see it through `build_metadata` only."""
+    """One engine's. A pure state machine: the workers see it through `build_metadata` only.
+
+    Args:
+        producer: it hands KV off.
+        consumer: it takes KV; None: if it is no producer.
+    """
 
     def __init__(
-        self, endpoint: Endpoint, *, producer: bool, block_size: int, synchronous: bool = False
+        self,
+        endpoint: Endpoint,
+        *,
+        producer: bool,
+        block_size: int,
+        synchronous: bool = False,
+        consumer: bool | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._synchronous = synchronous
         self._producer = producer
+        self._consumer = not producer if consumer is None else consumer
         self._block_size = block_size
         self._pending = ConnectorMetadata()
         self._asked: set[str] = set()
@@ -129,25 +142,41 @@ class SchedulerSide:
 
     def _wants_load(self, request: Request) -> bool:
         return (
-            not self._producer
-            and request.source is not None
-            and request.request_id not in self._asked
+            self._consumer and request.source is not None and request.request_id not in self._asked
         )
 
     def _remote_tokens(self, request: Request) -> int:
         """Tokens of the prompt that the peer holds: a token appended since may lie beyond."""
-        assert request.source is not None
-        held = len(request.source.remote_block_ids) * self._block_size
+        source = request.source
+        assert source is not None
+        held = source.tokens
+        if held is None:
+            held = len(source.remote_block_ids) * (source.remote_block_size or self._block_size)
         return min(len(request.prompt), held)
 
     def _queue(self, request: Request, block_table: Sequence[int], first: int, last: int) -> None:
-        """Queue the transfer of the blocks at positions ``first`` to ``last``, exclusive."""
+        """Queue the transfer of the blocks at positions ``first`` to ``last``, exclusive.
+
+        Where block sizes differ, the blocks of both sides start at the last token before these at
+        which a block starts on either side.
+        """
         source = request.source
         assert source is not None
+        ours, theirs = self._block_size, source.remote_block_size or self._block_size
+        skip = 0
+        if first < last:
+            common = math.lcm(ours, theirs) if source.remote_block_ids else last * ours
+            skip = first * ours % common
+        first -= skip // ours
+        start, end = first * ours, last * ours
+        held = slice(start // theirs, -(-end // theirs))
         self._pending.receive[request.request_id] = replace(
             source,
             local_block_ids=tuple(block_table[first:last]),
-            remote_block_ids=source.remote_block_ids[first:last],
+            remote_block_ids=source.remote_block_ids[held],
+            tokens=None if source.tokens is None else self._remote_tokens(request) - start,
+            skip=skip,
+            start=start,
         )
         self._pending.map_transfer_id(request.request_id, source.transfer_id)
 

@@ -13,6 +13,9 @@ import zmq
 
 from pd_testkit.reference.paths import zmq_path
 from pd_testkit.reference.side_channel_messages import (
+    Answer,
+    Claim,
+    Claimed,
     DigestQuery,
     Digests,
     Geometry,
@@ -21,6 +24,7 @@ from pd_testkit.reference.side_channel_messages import (
     Message,
     Refusal,
     Refused,
+    Request,
     check_descriptors,
     check_fit,
     decode_answer,
@@ -50,6 +54,8 @@ class Listener:
         handshake: what to tell peers; called on the thread, once per peer that asks.
         on_message: takes what peers tell; called on the thread, in the order of arrival.
         digests: answers queries for digests. None: they are refused.
+        claims: answers claims. None: they are refused.
+        converts: peers of another layout fit.
         host: a name or an address of this machine.
         port: 0 for any.
 
@@ -63,12 +69,16 @@ class Listener:
         on_message: Callable[[Message], None],
         *,
         digests: Callable[[DigestQuery], Digests] | None = None,
+        claims: Callable[[Claim], Claimed] | None = None,
+        converts: bool = False,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         self._handshake = handshake
         self._on_message = on_message
         self._digests = digests
+        self._claims = claims
+        self._converts = converts
         self._context = zmq.Context()
         self._peers = self._context.socket(zmq.ROUTER)
         self._peers.set(zmq.LINGER, 0)
@@ -112,17 +122,21 @@ class Listener:
             if answer is not None:
                 self._peers.send_multipart([peer, *encode(answer)])
 
-    def _answer(self, frames: list[bytes]) -> Handshake | Digests | Refusal | None:
+    def _answer(self, frames: list[bytes]) -> Answer | None:
         try:
             message = decode_incoming(frames)
             if isinstance(message, Meet):
                 ours = self._handshake()
-                check_fit(ours.geometry, message.geometry)
+                check_fit(ours.geometry, message.geometry, converts=self._converts)
                 return ours
             if isinstance(message, DigestQuery):
                 if self._digests is None:
                     raise Refused("digests", "none are kept", "asked for")
                 return self._digests(message)
+            if isinstance(message, Claim):
+                if self._claims is None:
+                    raise Refused("claims", "none are kept", "asked for")
+                return self._claims(message)
             self._on_message(message)
         except Refused as refused:
             return Refusal(refused.what, refused.ours, refused.theirs)
@@ -133,9 +147,17 @@ class Listener:
 
 
 class Client:
-    """Speaks to the listeners of peers; may be used by several threads at once."""
+    """Speaks to the listeners of peers; may be used by several threads at once.
 
-    def __init__(self) -> None:
+    Args:
+        converts: peers of another layout fit.
+        hasty: a peer that refuses or drops the connection is silent at once, and not given the
+            time to come back.
+    """
+
+    def __init__(self, *, converts: bool = False, hasty: bool = False) -> None:
+        self._converts = converts
+        self._hasty = hasty
         self._context = zmq.Context()
         self._lock = threading.Lock()
         self._told: dict[tuple[str, int], Any] = {}
@@ -150,7 +172,7 @@ class Client:
         peer = self._ask(host, port, Meet(ours), timeout_s)
         if not isinstance(peer, Handshake):
             raise Refused("answer", "Handshake", type(peer).__name__)
-        check_fit(ours, peer.geometry)
+        check_fit(ours, peer.geometry, converts=self._converts)
         check_descriptors(peer)
         return peer
 
@@ -159,6 +181,13 @@ class Client:
         answer = self._ask(host, port, query, timeout_s)
         if not isinstance(answer, Digests):
             raise Refused("answer", "Digests", type(answer).__name__)
+        return answer
+
+    def claim(self, host: str, port: int, claim: Claim, timeout_s: float) -> Claimed:
+        """Have the peer keep its KV. Raises as `meet` does."""
+        answer = self._ask(host, port, claim, timeout_s)
+        if not isinstance(answer, Claimed):
+            raise Refused("answer", "Claimed", type(answer).__name__)
         return answer
 
     def tell(self, host: str, port: int, message: Message) -> None:
@@ -193,27 +222,41 @@ class Client:
         self._context.term()
 
     def _ask(
-        self, host: str, port: int, request: Meet | DigestQuery, timeout_s: float
-    ) -> Handshake | Digests:
+        self, host: str, port: int, request: Request, timeout_s: float
+    ) -> Handshake | Digests | Claimed:
         deadline = time.monotonic() + timeout_s
         try:
-            with self._connected(host, port, timeout_s) as peer:
+            with self._connected(host, port, timeout_s, watched=self._hasty) as peer:
                 peer.send_multipart(encode(request))
                 left = max(0.0, deadline - time.monotonic())
+                if self._hasty:
+                    left = _await_word(peer, left)
                 if not peer.poll(round(1000 * left)):
                     raise PeerSilent(f"{host}:{port} did not answer in {timeout_s} s")
                 return decode_answer(peer.recv_multipart())
         except zmq.ZMQError as error:  # such as: `close` was called meanwhile
             raise PeerSilent(f"{host}:{port} was not asked: {error}") from error
 
-    def _connected(self, host: str, port: int, timeout_s: float) -> Any:
+    def _connected(self, host: str, port: int, timeout_s: float, watched: bool = False) -> Any:
         endpoint = zmq_path("tcp", _reachable(host, port, timeout_s), port)
         peer = self._context.socket(zmq.DEALER)
         peer.set(zmq.LINGER, 0)
         peer.set(zmq.IPV6, 1)
         peer.set(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
+        if watched:
+            peer.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_DISCONNECTED)
         peer.connect(endpoint)
         return peer
+
+
+def _await_word(peer: Any, seconds: float) -> float:
+    """Wait for an answer, or for the connection's end; gives what time is left, which is none."""
+    poller = zmq.Poller()
+    poller.register(peer, zmq.POLLIN)
+    poller.register(peer.get_monitor_socket(), zmq.POLLIN)
+    poller.poll(round(1000 * seconds))
+    peer.disable_monitor()
+    return 0.0
 
 
 def _addresses(host: str, port: int) -> list[str]:

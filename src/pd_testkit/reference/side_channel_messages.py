@@ -17,6 +17,8 @@ PROTOCOL = b"pd-side-channel/"
 VERSION = 1
 HEADER = PROTOCOL + str(VERSION).encode()
 
+LAYOUTS = frozenset({"NHD", "HND"})
+
 TransferId = int | str
 
 
@@ -124,6 +126,20 @@ class Allocated(msgspec.Struct, frozen=True, tag=True):
     """Where D's memory is registered now, by cache name."""
     uids: dict[str, int]
     """What to notify D with when a cache's bytes are placed."""
+    skip: int = 0
+    """Of the tokens, those that D has."""
+    start: int = 0
+    """Position of the first block's first token in the prompt."""
+
+
+class Withdrawn(msgspec.Struct, frozen=True, tag=True):
+    """D to P, write mode: do not write, if it is not too late. Answered by `Written`."""
+
+    transfer_id: TransferId
+    reader: str
+    host: str
+    """Where D's worker listens."""
+    port: int
 
 
 class Written(msgspec.Struct, frozen=True, tag=True):
@@ -141,12 +157,14 @@ class DigestQuery(msgspec.Struct, frozen=True, tag=True):
 
     transfer_id: TransferId
     block_ids: tuple[int, ...]
-    """P's, in prompt order."""
+    """P's, in prompt order; none at all: all that the transfer has."""
     tokens: int
     """From the first block's first token on."""
     first_head: int
     """Within P's rank."""
     heads: int
+    skip: int = 0
+    """Of the tokens, those that are not asked for."""
 
 
 class Digests(msgspec.Struct, frozen=True, tag=True):
@@ -155,9 +173,22 @@ class Digests(msgspec.Struct, frozen=True, tag=True):
     caches: dict[str, bytes]
 
 
-Request = Meet | DigestQuery
-Answer = Handshake | Digests | Refusal
-Message = Done | Allocated | Written
+class Claim(msgspec.Struct, frozen=True, tag=True):
+    """D to P: keep the transfer's blocks while I read them. Answered by `Claimed`, if P has it."""
+
+    transfer_id: TransferId
+    reader: str
+
+
+class Claimed(msgspec.Struct, frozen=True, tag=True):
+    """P keeps the blocks until the reader's `Done`, at most so long."""
+
+    seconds: float
+
+
+Request = Meet | DigestQuery | Claim
+Answer = Handshake | Digests | Claimed | Refusal
+Message = Done | Allocated | Withdrawn | Written
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
@@ -179,7 +210,7 @@ def decode_incoming(frames: Sequence[bytes]) -> Request | Message:
     return _decode(_incoming, frames)
 
 
-def decode_answer(frames: Sequence[bytes]) -> Handshake | Digests:
+def decode_answer(frames: Sequence[bytes]) -> Handshake | Digests | Claimed:
     """What a listener answers.
 
     Raises:
@@ -191,15 +222,16 @@ def decode_answer(frames: Sequence[bytes]) -> Handshake | Digests:
     return answer
 
 
-def check_fit(ours: Geometry, theirs: Geometry) -> None:
-    """Whether KV can move between the two. TP, DP and block sizes may differ.
+def check_fit(ours: Geometry, theirs: Geometry, *, converts: bool = False) -> None:
+    """Whether KV can move between the two. TP, DP and block sizes may differ, and layouts where
+    they are converted.
 
     Raises:
         Refused: it cannot; names the first thing that does not fit.
     """
     for name in ("version", "model", "mla", "layers", "kv_heads", "head_dim", "itemsize", "layout"):
         mine, other = getattr(ours, name), getattr(theirs, name)
-        if mine != other:
+        if mine != other and not (converts and name == "layout" and {mine, other} <= LAYOUTS):
             raise Refused(name.replace("_", " "), str(mine), str(other))
     for name in ("block_size", "tp_size", "dp_size"):
         if getattr(theirs, name) < 1:

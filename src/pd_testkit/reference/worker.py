@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pd_testkit.reference.early import Early
 from pd_testkit.reference.holds import Holds
 from pd_testkit.reference.kv_memory import Cache, KVMemory
+from pd_testkit.reference.leases import Leases
 from pd_testkit.reference.loads import Carrier, Load, Reading
-from pd_testkit.reference.metadata import ConnectorMetadata
+from pd_testkit.reference.metadata import ConnectorMetadata, RemoteTransfer
 from pd_testkit.reference.moves import Moves
 from pd_testkit.reference.peers import Address, Peers
 from pd_testkit.reference.pushes import Push, Receiving
 from pd_testkit.reference.side_channel import Listener
 from pd_testkit.reference.side_channel_messages import (
     Allocated,
+    Claim,
+    Claimed,
     DigestQuery,
     Digests,
     Done,
@@ -26,11 +32,27 @@ from pd_testkit.reference.side_channel_messages import (
     Message,
     Refused,
     TransferId,
+    Withdrawn,
     Written,
 )
+from pd_testkit.reference.terms import USUAL, Terms
 from pd_testkit.reference.transport import Transport
 
+_LEASE = 3
+"""Times its own patience that P keeps what a reader has claimed and is not done with."""
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a load that ended well has taken."""
+
+    seconds: float
+    """From its first byte's post on."""
+    post_seconds: float
+    bytes: int
+    descriptors: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,12 @@ class Completions:
     """By request id."""
     failed: frozenset[str] = frozenset()
     """Loads, by request id; no byte of them can arrive any more."""
+    costs: Mapping[str, Received] = field(default_factory=dict)
+    """Of what was received."""
+    differing: frozenset[str] = frozenset()
+    """Of the failed ones, those whose bytes were not what the peer says."""
+    expired: frozenset[TransferId] = frozenset()
+    """Of the sent ones, those that nobody came for in time."""
 
 
 def _nothing() -> None:
@@ -66,6 +94,9 @@ class WorkerSide:
         patience_s: for which a peer may be silent, and a transfer may be under way.
         clock: seconds.
         wake: called, on any thread, when something has come in that the next `poll` will take.
+        terms: the same as the peers'.
+        arrived: called with a request's id and transfer when all of its bytes have moved, before
+            they are verified.
 
     Raises:
         ValueError: the caches are not of the geometry.
@@ -86,31 +117,49 @@ class WorkerSide:
         patience_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
         wake: Callable[[], None] = _nothing,
+        terms: Terms = USUAL,
+        arrived: Callable[[str, RemoteTransfer], None] | None = None,
     ) -> None:
         self.memory = KVMemory(engine, geometry, caches)
         self._engine = engine
         self._engine_id = engine_id
         self._rank = tp_rank
         self._wake = wake
+        self._terms = terms
+        self._arrived = arrived
+        self._clock = clock
+        self._patience_s = patience_s
+        self._under_way: dict[str, Load] = {}
+        self._leases = Leases()
+        self._leasing = threading.Lock()
+        self._early = Early(terms.early, terms.hold_s)
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._refused: frozenset[str] = frozenset()
         """Loads whose hand-off makes no sense."""
         self._holds = Holds()
         self._blocks: dict[TransferId, tuple[int, ...]] = {}
+        self._tokens: dict[TransferId, int | None] = {}
         try:
             self._listener = Listener(
-                self.handshake, self._hear, digests=self._digests, host=host, port=port
+                self.handshake,
+                self._hear,
+                digests=self._digests,
+                claims=self._claim,
+                converts=terms.converts,
+                host=host,
+                port=port,
             )
         except OSError:
             self.memory.release()
             raise
-        self._peers = Peers(engine, geometry, patience_s, wake)
+        self._peers = Peers(engine, geometry, patience_s, wake, terms)
         self._loads: Moves[str] = Moves(self.memory, patience_s, clock)
         self._pushes: Moves[tuple[TransferId, str]] = Moves(self.memory, patience_s, clock)
         self._receiving = Receiving(
             engine, self.memory, self._peers, tp_rank, engine_id, self._listener.address
         )
         self._carrier: Carrier = self._receiving if writes else Reading(engine, self.memory)
+        """Of loads for which P's blocks are known; the others P has to write."""
 
     @property
     def address(self) -> Address:
@@ -132,14 +181,31 @@ class WorkerSide:
         """What the peer that listens there has told; None before they have met."""
         return self._peers.met(address)
 
-    def hold(self, transfer_id: TransferId, block_ids: Sequence[int], *, requests: int = 1) -> None:
-        """P has prefilled into these blocks, for so many requests on D.
+    def hold(
+        self,
+        transfer_id: TransferId,
+        block_ids: Sequence[int],
+        *,
+        requests: int = 1,
+        tokens: int | None = None,
+    ) -> None:
+        """P has prefilled so many tokens into these blocks, for so many requests on D.
 
         Raises:
             ValueError: it is held already, or for nobody.
         """
         self._holds.hold(transfer_id, requests)
         self._blocks[transfer_id] = tuple(block_ids)
+        self._tokens[transfer_id] = tokens
+        with self._leasing:
+            self._leases.start(transfer_id, self._clock() + self._terms.hold_s)
+        for message in self._early.take(transfer_id):
+            self._take(message)
+
+    def refuse(self, transfer_id: TransferId) -> None:
+        """It will not be held, or not again: who has come for it is told, and who will come."""
+        for message in self._early.refuse(transfer_id):
+            self._written(message, False)
 
     def start_loads(self, metadata: ConnectorMetadata) -> None:
         """Start the loads of one step, without waiting.
@@ -157,7 +223,12 @@ class WorkerSide:
                     self._rank,
                     self.memory,
                     self._peers,
-                    self._carrier,
+                    self._carrier if transfer.remote_block_ids else self._receiving,
+                    self._terms,
+                    functools.partial(self._arrived, request_id, transfer)
+                    if self._arrived
+                    else _nothing,
+                    self._clock,
                 )
             except ValueError as error:
                 _log.warning("load of %r: %s", request_id, error)
@@ -165,6 +236,7 @@ class WorkerSide:
                 continue
             if transfer.local_block_ids:
                 self._loads.start(request_id, load)
+                self._under_way[request_id] = load
             else:
                 load.end(True)
 
@@ -182,16 +254,42 @@ class WorkerSide:
         self._receiving.poll()
         self._pushes.poll()
         loads = self._loads.poll()
+        ended = {request_id: self._under_way.pop(request_id) for request_id in loads}
         for request_id in loads:
             self._receiving.forget(self._reader(request_id))
-        busy = {transfer_id for transfer_id, _ in self._pushes}
-        sent = self._holds.release(busy)
-        for transfer_id in sent:
-            del self._blocks[transfer_id]
+        sent, expired = self._release()
         received = frozenset(request_id for request_id, good in loads.items() if good)
         failed = self._refused.union(loads.keys() - received)
         self._refused = frozenset()
-        return Completions(sent, received, failed)
+        return Completions(
+            sent,
+            received,
+            failed,
+            costs={request_id: self._cost(ended[request_id]) for request_id in received},
+            differing=frozenset(request_id for request_id, load in ended.items() if load.differs),
+            expired=expired,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """There is something to poll for, though `wake` was not called."""
+        return self._loads.ready or self._pushes.ready or bool(self._refused)
+
+    @property
+    def silent(self) -> bool:
+        """Transfers are under way: poll, if the transport does not say when they end."""
+        return self._loads.silent or self._pushes.silent
+
+    @property
+    def deadline(self) -> float | None:
+        """By the clock: when to poll though `wake` was not called."""
+        deadlines = (
+            self._loads.deadline,
+            self._pushes.deadline,
+            self._leases.next_end,
+            self._early.deadline,
+        )
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def shutdown(self) -> None:
         """Give all threads, sockets and memory back; what is under way ends unreported. Harmless
@@ -205,6 +303,38 @@ class WorkerSide:
     def _reader(self, request_id: str) -> str:
         return f"{self._engine.name}/{request_id}"
 
+    def _cost(self, load: Load) -> Received:
+        cost = load.cost
+        seconds = self._clock() - cost.began
+        return Received(seconds, cost.post_seconds, cost.bytes, cost.descriptors)
+
+    def _release(self) -> tuple[frozenset[TransferId], frozenset[TransferId]]:
+        """What is held no more, and of that what nobody came for."""
+        now = self._clock()
+        busy = {transfer_id for transfer_id, _ in self._pushes}
+        with self._leasing:
+            sent = self._holds.release(busy | self._leases.claimed(now))
+            expired = self._leases.old(now) - busy - sent
+            for transfer_id in sent | expired:
+                self._leases.end(transfer_id)
+        for transfer_id in expired:
+            self._holds.drop(transfer_id)
+        for transfer_id in sent | expired:
+            del self._blocks[transfer_id], self._tokens[transfer_id]
+            self.refuse(transfer_id)
+        for message in self._early.expire(now):
+            self._written(message, False)
+        return sent | expired, expired
+
+    def _claim(self, claim: Claim) -> Claimed:
+        """On the listener's thread."""
+        seconds = _LEASE * self._patience_s
+        with self._leasing:
+            until = self._clock() + seconds
+            if not self._leases.claim(claim.transfer_id, claim.reader, until):
+                raise Refused("transfer", "not held", str(claim.transfer_id))
+        return Claimed(seconds)
+
     def _hear(self, message: Message) -> None:
         """On the listener's thread."""
         self._inbox.put(message)
@@ -215,14 +345,27 @@ class WorkerSide:
         if query.transfer_id not in self._holds:
             raise Refused("transfer", "not held", str(query.transfer_id))
         return Digests(
-            self.memory.digests(query.block_ids, query.tokens, query.first_head, query.heads)
+            self.memory.digests(
+                query.block_ids or self._blocks[query.transfer_id],
+                query.tokens,
+                query.first_head,
+                query.heads,
+                query.skip,
+            )
         )
 
     def _take(self, message: Message) -> None:
-        if isinstance(message, Done):
-            self._holds.told(message.transfer_id, message.reader, message.readers)
-        elif isinstance(message, Written):
+        if isinstance(message, Written):
             self._receiving.written(message)
+        elif isinstance(message, Withdrawn):
+            self._withdraw(message)
+        elif message.transfer_id not in self._holds and self._terms.early:
+            if not self._early.add(message, self._clock()):
+                self._written(message, False)
+        elif isinstance(message, Done):
+            self._holds.told(message.transfer_id, message.reader, message.readers)
+            with self._leasing:
+                self._leases.waive(message.transfer_id, message.reader)
         else:
             self._push(message)
 
@@ -230,7 +373,26 @@ class WorkerSide:
         key = (message.transfer_id, message.reader)
         if message.transfer_id not in self._holds or key in self._pushes:
             return
-        blocks = self._blocks[message.transfer_id]
         self._pushes.start(
-            key, Push(message, blocks, self._engine, self.memory, self._rank, self._peers)
+            key,
+            Push(
+                message,
+                self._blocks[message.transfer_id],
+                self._tokens[message.transfer_id],
+                self._engine,
+                self.memory,
+                self._rank,
+                self._peers,
+            ),
         )
+
+    def _withdraw(self, message: Withdrawn) -> None:
+        """A push that has begun says itself when it has ended."""
+        if (message.transfer_id, message.reader) not in self._pushes:
+            self._early.remove(message.transfer_id, message.reader)
+            self._written(message, False)
+
+    def _written(self, message: Allocated | Withdrawn | Done, ok: bool) -> None:
+        if not isinstance(message, Done):
+            written = Written(message.transfer_id, message.reader, self._engine.name, ok)
+            self._peers.tell((message.host, message.port), written)

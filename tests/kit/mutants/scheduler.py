@@ -71,7 +71,7 @@ MUTANTS = (
     Mutant(
         ("SCH-028", "ENG-052"),
         "scheduler_side",
-        "source.remote_block_ids[first:last]",
+        "source.remote_block_ids[held]",
         "source.remote_block_ids[: last - first]",
         "the remote blocks are taken from the start whatever is cached (xLLM-AI/xllm#2040)",
     ),
@@ -85,7 +85,7 @@ MUTANTS = (
     Mutant(
         ("SCH-008",),
         "scheduler_side",
-        "            not self._producer\n            and request.source is not None",
+        "            self._consumer\n            and request.source is not None",
         "            (request.remote_decode or request.source is not None)",
         "the producer queues a receive too",
     ),
