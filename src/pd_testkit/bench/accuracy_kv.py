@@ -1,0 +1,70 @@
+"""Whether the KV really moved, and would be missed: `KV_CHECKS`."""
+
+from __future__ import annotations
+
+from pd_testkit.bench.accuracy import Check, Deployment, NotApplicable
+from pd_testkit.bench.accuracy_checks import completion
+from pd_testkit.bench.accuracy_tokens import all_of, words_of
+from pd_testkit.bench.endpoint import Unexpected
+from pd_testkit.bench.kv_movement import Moved, out_of_proportion, unaccounted
+
+_PROMPTS = 4
+_BLOCKS = (4, 12)
+"""Of the prompts of the two groups."""
+
+
+async def _moved(deployment: Deployment) -> str:
+    if not deployment.kv_check:
+        raise NotApplicable("--no-kv-check")
+    if not deployment.engines.known:
+        raise Unexpected(
+            "the engines' counters",
+            "--prefill-endpoint and --decode-endpoint, or --no-kv-check",
+            "nothing shows whether the KV moved or D computed the prompts again",
+        )
+    tolerance = _PROMPTS * deployment.block_size
+    first, second = [await _group(deployment, blocks, tolerance) for blocks in _BLOCKS]
+    groups = (first, second)
+    wrong = [told for group in groups if (told := unaccounted(group, tolerance))]
+    if (
+        not wrong
+        and first.external is None
+        and (told := out_of_proportion(first, second, tolerance))
+    ):
+        wrong = [told]
+    if wrong:
+        missing = sum(group.missing for group in groups)
+        raise Unexpected(
+            f"{2 * _PROMPTS} prompts of {_BLOCKS[0]} and {_BLOCKS[1]} blocks",
+            f"the KV of {missing} tokens to come from P, give or take {2 * tolerance}",
+            "; ".join(wrong),
+        )
+    return "; ".join(map(str, groups))
+
+
+async def _group(deployment: Deployment, blocks: int, tolerance: int) -> Moved:
+    name = f"kv-moved/{blocks}"
+    words = await words_of(deployment, name, blocks * deployment.block_size)
+    prompts = deployment.prompts(name)
+    before = await deployment.engines.snapshot()
+    answers = await all_of(
+        deployment.endpoint.answer(completion(deployment, prompts.words(words)))
+        for _ in range(_PROMPTS)
+    )
+    counts = [answer.usage.prompt_tokens for answer in answers if answer.usage]
+    return await deployment.engines.moved(before, counts, tolerance)
+
+
+async def _nothing_left(deployment: Deployment) -> str:
+    if not deployment.engines.known:
+        raise NotApplicable("the engines are not known")
+    if left := await deployment.engines.idle():
+        told = ", ".join(f"{count} {what}" for what, count in left.items())
+        raise Unexpected("the engines' gauges at the end", "no request left", told)
+    return "no request is running, waiting or held"
+
+
+KV_CHECKS = (
+    Check("kv-moved", "prompts' KV came from P, and was not computed again", _moved),
+    Check("nothing-left", "no request is left behind on an engine", _nothing_left),
+)

@@ -1,0 +1,87 @@
+"""The CPU engine alone, as what a P/D deployment of CPU engines is compared with."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from pd_testkit.bench.endpoint import Endpoint, Unexpected
+
+START_S = 60.0
+"""Real seconds until it must serve."""
+_END_S = 10.0
+
+
+class CpuEngine(msgspec.Struct):
+    """What `pd-testkit engine` says at ``/version``.
+
+    Attributes:
+        model: as ``--model`` takes it.
+        seed: of the weights.
+    """
+
+    engine: str
+    model: str
+    seed: int
+    dtype: str
+
+
+class _Ready(msgspec.Struct):
+    event: str
+    url: str
+
+
+async def cpu_engine(endpoint: Endpoint) -> CpuEngine | None:
+    """What the engine at that URL is; None: not one of ours.
+
+    Raises:
+        Unexpected: nothing answers.
+    """
+    _, body = await endpoint.get("/version")
+    try:
+        found = msgspec.json.decode(body, type=CpuEngine)
+    except msgspec.DecodeError:
+        return None
+    return found if found.engine == "pd-testkit" else None
+
+
+@asynccontextmanager
+async def alone(engine: CpuEngine) -> AsyncIterator[str]:
+    """The URL of an engine of that model which does prefill and decode, for as long as this lasts.
+
+    Raises:
+        Unexpected: it does not come up.
+    """
+    command = [sys.executable, "-m", "pd_testkit", "engine", "--role", "both", "--port", "0"]
+    command += ["--model", engine.model, "--seed", str(engine.seed), "--dtype", engine.dtype]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield await _url(process, command)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _END_S)
+        except asyncio.TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _url(process: asyncio.subprocess.Process, command: list[str]) -> str:
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), START_S)
+        ready = msgspec.json.decode(line, type=_Ready)
+    except (asyncio.TimeoutError, msgspec.DecodeError):
+        again = " ".join(command[1:])
+        raise Unexpected("the oracle", "an engine that serves", "none", again) from None
+    return ready.url
