@@ -1,0 +1,63 @@
+"""Arithmetic in which the order of additions does not matter.
+
+All that the model adds up are multiples of a power of two, small enough for float64's 53 bits. So
+every sum and every matrix product is exact, and the same whatever is computed together: batch,
+chunk, TP rank, padding. What is not exact (a root, an exponential, a quotient) is a function of
+single elements, and is brought back to the grid at once.
+
+Bits after the point, and what must then fit into 53 (sizes up to width 1024, hidden 4096 and 8192
+tokens):
+
+=================  ====  ==========================================================
+weights              12
+activations          16  products 16 + 12, their sums up to 2**13: 41
+squares for a norm   32  each up to 2**8, sums of 2**10: 50
+keys and values       0  odd integers up to 2**9
+queries              24  scores 24, up to 2**10: 34
+attention weights    24  weighted sums of values 24 + 13 + 9: 46
+attention outputs    24  products 24 + 12, up to 2**13: 49
+=================  ====  ==========================================================
+"""
+
+from __future__ import annotations
+
+import torch
+
+WEIGHT_BITS = 12
+BITS = 16
+"""Of activations."""
+FINE_BITS = 24
+"""Of attention: one token of thousands must show."""
+
+
+def settle(x: torch.Tensor, bits: int = BITS) -> torch.Tensor:
+    """To the nearest multiple of ``2**-bits``, ties to even, in place. ``abs(x) < 2**(51 - bits)``.
+
+    A float64 as large as the anchor has just these bits after the point.
+    """
+    anchor = 1.5 * 2.0 ** (52 - bits)
+    return x.add_(anchor).sub_(anchor)
+
+
+def odd(x: torch.Tensor) -> torch.Tensor:
+    """Twice `x`, to the nearest odd integer, in place. It is never 0, so none of its bytes can
+    change without its value changing by more than float64 can hide."""
+    return x.floor_().mul_(2.0).add_(1.0)
+
+
+def loud(x: torch.Tensor) -> torch.Tensor:
+    """Integers as they are; of anything else the fraction becomes enormous. In place.
+
+    A cache holds integers. A byte that changed on its way may have left a fraction of 2**-52, that
+    no model would ever notice; this one shall.
+    """
+    return x.add_(x.frac(), alpha=2.0**52)
+
+
+def fold(x: torch.Tensor) -> torch.Tensor:
+    """The bits of `x` after the 2**-23rd, as a number in [-0.5, 0.5]. In place.
+
+    Makes the least change of `x` a large one.
+    """
+    x.mul_(2.0**FINE_BITS)
+    return x.sub_(x.round())
