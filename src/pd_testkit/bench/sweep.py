@@ -102,6 +102,7 @@ class Sweep:
         jobs: cases at a time.
         limit_s: real seconds for a case; one that takes longer has failed.
         machine: where they are run.
+        kit: the command ``pd-testkit``.
     """
 
     folder: Path
@@ -109,6 +110,7 @@ class Sweep:
     jobs: int
     limit_s: float
     machine: Machine
+    kit: tuple[str, ...] = (sys.executable, "-m", "pd_testkit")
 
     async def run(self, cases: Sequence[Case], results: Results) -> AsyncIterator[Result]:
         """Of each case when it is known, in the order of their ends. Closing this takes down what
@@ -139,8 +141,7 @@ class Sweep:
 
     def command(self, case: Case) -> list[str]:
         """What is run for a case."""
-        kit = [sys.executable, "-m", "pd_testkit"]
-        then = [*kit, "accuracy", *self.accuracy, "--json", str(self._seen(case))]
+        then = [*self.kit, "accuracy", *self.accuracy, "--json", str(self._seen(case))]
         ports = (
             "router",
             "prefill",
@@ -151,7 +152,7 @@ class Sweep:
             "metrics",
         )
         free = [word for name in ports for word in (f"--{name}-port", "0")]
-        return [*kit, "up", *free, *case.arguments, "--then", shlex.join(then)]
+        return [*self.kit, "up", *free, *case.arguments, "--then", shlex.join(then)]
 
     async def _one(self, case: Case) -> Result:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +199,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 def _outcome(status: int | None, limit_s: float, seen: Path, log: Path) -> tuple[Outcome, str]:
     if status is None:
-        return Outcome.FAILED, f"not done in {limit_s:.0f} s"
+        return Outcome.FAILED, f"not done in {limit_s:g} s"
     checks = json.loads(seen.read_text("utf-8"))["checks"] if seen.exists() else []
     failed = [check for check in checks if check["outcome"] == "failed"]
     kept = sum(check["outcome"] == "kept" for check in checks)
