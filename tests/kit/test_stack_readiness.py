@@ -1,9 +1,8 @@
-"""Ready is what answers as it must, and no port is taken that another has."""
+"""Ready is what answers as it must, and nothing else."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -11,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from pd_testkit.stack.plan import Probe, Readiness
-from pd_testkit.stack.readiness import Prober, taken_ports
-from tests.kit.stack_plans import free_port, server
+from pd_testkit.stack.readiness import Prober
+from tests.kit.stack_plans import free_port
 
 
 @asynccontextmanager
@@ -117,10 +116,3 @@ def test_a_peer_that_breaks_off_is_not_ready() -> None:
                 return await prober.missing(Readiness((Probe(f"http://127.0.0.1:{port}"),), 1.0))
 
     assert "does not answer: Server disconnected" in (asyncio.run(main()) or "")
-
-
-def test_ports_that_another_has_are_found() -> None:
-    free, wanted = server("prefill-0", "prefill"), server("decode-0", "decode")
-    with socket.create_server(("127.0.0.1", wanted.ports[0])):
-        assert taken_ports((free, wanted)) == [(wanted.ports[0], "decode-0")]
-    assert taken_ports((free, wanted)) == []

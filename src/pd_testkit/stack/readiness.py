@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-from collections.abc import Iterable
 from types import TracebackType
 
 import aiohttp
 
-from pd_testkit.stack.plan import Probe, Process, Readiness
+from pd_testkit.stack.plan import Probe, Readiness
 
 PROBE_S = 5.0
 """For one answer."""
@@ -68,24 +66,3 @@ def _reason(problem: Exception) -> str:
     if isinstance(problem, OSError) and problem.errno:
         return os.strerror(problem.errno)
     return str(problem) or type(problem).__name__
-
-
-def taken_ports(processes: Iterable[Process]) -> list[tuple[int, str]]:
-    """The ports of this machine that something else has already, and whose they should be."""
-    return [
-        (port, process.name)
-        for process in processes
-        for port in process.ports
-        if not _can_bind(port)
-    ]
-
-
-def _can_bind(port: int) -> bool:
-    with socket.socket() as probe:
-        # As servers do: connections that were closed a moment ago do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
