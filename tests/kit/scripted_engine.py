@@ -20,6 +20,8 @@ from pd_testkit.engine.server import Server
 from pd_testkit.engine.tokenizer import Bytes
 from pd_testkit.engine.wire import Here
 
+ALONE = Here()
+
 Script = Callable[[Generation], AsyncGenerator[Token, None]]
 
 
@@ -103,10 +105,17 @@ class Answer:
 class Client:
     """Asks one server."""
 
-    def __init__(self, session: aiohttp.ClientSession, server: Server, url: str) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, server: Server, faults: Faults, url: str
+    ) -> None:
         self.session = session
         self.server = server
+        self.faults = faults
         self.url = url
+
+    def fired(self, kind: str) -> int:
+        """How often the server's fault struck."""
+        return self.faults.fired()[kind]
 
     async def get(self, path: str, method: str = "GET", **options: Any) -> Answer:
         async with self.session.request(method, self.url + path, **options) as response:
@@ -128,7 +137,7 @@ class Client:
 @asynccontextmanager
 async def serving(
     core: ScriptedCore,
-    here: Here = Here(),
+    here: Here = ALONE,
     *faults: str,
     dp_size: int = 1,
     admin_key: str | None = None,
@@ -144,5 +153,5 @@ async def serving(
     await site.start()
     _, port = runner.addresses[0]
     async with aiohttp.ClientSession() as session:
-        yield Client(session, server, f"http://127.0.0.1:{port}")
+        yield Client(session, server, planned, f"http://127.0.0.1:{port}")
     await runner.cleanup()

@@ -75,7 +75,7 @@ class Fault:
             words[0] += f"={self.argument:g}{'x' if self.factor else ''}"
         if self.count is not None:
             words.append(f"count={self.count}")
-        if self.probability < 1:
+        if self.probability < 1 and self.kind != "error":
             words.append(f"probability={self.probability:g}")
         if self.seed:
             words.append(f"seed={self.seed}")
@@ -118,11 +118,10 @@ def _with_argument(fault: Fault, kind: Kind, argument: str) -> Fault:
 def _with(fault: Fault, name: str, value: str) -> Fault:
     word = f"{name}={value}"
     if name in ("count", "seed"):
-        if not value.isdecimal() or (name == "count" and value == "0"):
+        if not value.isdecimal() or (name == "count" and int(value) == 0):
             raise ValueError(f"{word}: give a whole number")
-        return (
-            replace(fault, count=int(value)) if name == "count" else replace(fault, seed=int(value))
-        )
+        whole = int(value)
+        return replace(fault, count=whole) if name == "count" else replace(fault, seed=whole)
     if name == "probability" and fault.kind != "error":
         probability = _number(word, value)
         if not 0 <= probability <= 1:
@@ -163,11 +162,11 @@ class Faults:
         self._lock = threading.Lock()
         self._planned: list[_Planned] = []
         self._fired: Counter[str] = Counter()
-        self._observers: list[Callable[[], None]] = []
+        self._observers: list[Callable[[], object]] = []
         for fault in faults:
             self.add(fault)
 
-    def observe(self, on_change: Callable[[], None]) -> Callable[[], None]:
+    def observe(self, on_change: Callable[[], object]) -> Callable[[], None]:
         """Call it after each change of what is planned, on the thread that made it. What is
         returned ends that."""
         self._observers.append(on_change)

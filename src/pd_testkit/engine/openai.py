@@ -19,7 +19,8 @@ MAX_ANSWERS = 128
 """Of one request, over all of its prompts."""
 MAX_LOGPROBS = 20
 
-_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`")
+_AT = re.compile(r" - at `\$\.([^`]*)`")
+_LACKS = re.compile(r"required field `(\w+)`")
 _T = TypeVar("_T")
 
 
@@ -162,11 +163,8 @@ def decode(raw: bytes, form: type[_T]) -> _T:
         return msgspec.json.decode(raw, type=form)
     except msgspec.ValidationError as error:
         message = str(error)
-        found = _AT.search(message)
-        param = found["path"] if found else None
-        if param is None and (named := re.search(r"required field `(\w+)`", message)):
-            param = named[1]
-        raise Refused(400, message, param or None) from None
+        names = [found[1] for each in (_AT, _LACKS) if (found := each.search(message))]
+        raise Refused(400, message, ".".join(names) or None) from None
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is no JSON: {error}") from None
 
@@ -199,13 +197,13 @@ def asked(
     Raises:
         Refused: it is refused, and the field named that is the cause.
     """
-    chat = isinstance(request, Chat)
-    if chat:
-        prompts: tuple[tuple[int, ...], ...] = (chat_prompt(request.messages, tokenizer),)
-        top, echo = _chat_logprobs(request), False
+    echo = False
+    if isinstance(request, Chat):
+        prompts = [chat_prompt(request.messages, tokenizer)]
+        top, top_name = _chat_logprobs(request), "top_logprobs"
     else:
-        prompts = tuple(_prompts(request.prompt, tokenizer, limits))
-        top, echo = request.logprobs, bool(request.echo)
+        prompts = _prompts(request.prompt, tokenizer, limits)
+        top, top_name, echo = request.logprobs, "logprobs", bool(request.echo)
         if request.suffix:
             raise Refused(400, "suffix is not served", "suffix")
         if echo and top is not None:
@@ -216,12 +214,12 @@ def asked(
     if request.best_of not in (None, n):
         raise Refused(400, "best_of is not served, other than as n", "best_of")
     if top is not None:
-        _within(top, "top_logprobs" if chat else "logprobs", 0, MAX_LOGPROBS, 0)
+        _within(top, top_name, 0, MAX_LOGPROBS, 0)
     if request.stream_options is not None and not request.stream:
         raise Refused(400, "stream_options without stream", "stream_options")
     options = request.stream_options or _StreamOptions()
     return Asked(
-        prompts,
+        tuple(prompts),
         tuple(_sampling(request, prompt, top, limits, one_token=one_token) for prompt in prompts),
         n,
         bool(request.stream),

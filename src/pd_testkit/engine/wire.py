@@ -189,7 +189,7 @@ def _of_id(request_id: str, here: Here) -> HandOff:
 
 
 def _rooms(body: Mapping[str, Any], prompts: int, here: Here) -> tuple[HandOff, ...]:
-    columns = []
+    columns: list[list[object]] = []
     for name in BOOTSTRAP:
         value = body.get(name)
         column = value if isinstance(value, list) else [value] * prompts
@@ -201,10 +201,10 @@ def _rooms(body: Mapping[str, Any], prompts: int, here: Here) -> tuple[HandOff, 
     rooms = columns[2]
     if len(set(map(str, rooms))) < len(rooms):
         raise BadHandOff("bootstrap_room", "two prompts cannot meet in one room")
-    return tuple(_room(*each, here) for each in zip(*columns, strict=True))
+    return tuple(_room(*each, here=here) for each in zip(*columns, strict=True))
 
 
-def _room(host: object, port: object, room: object, here: Here) -> HandOff:
+def _room(host: object, port: object, room: object, *, here: Here) -> HandOff:
     if not isinstance(host, str) or not host:
         raise BadHandOff("bootstrap_host", f"{host!r} is no host")
     if not _is_number(port) or not 1 <= port <= 65535:
