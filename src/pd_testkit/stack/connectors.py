@@ -105,6 +105,8 @@ def problems(settings: Settings) -> list[str]:
             for leg in (p, d)
             if leg.kv_layout != "HND"
         ]
+    if settings.transfer_mode == "write" and settings.connector != "moriio":
+        found.append(f"--transfer-mode write: of vLLM's connectors {CONNECTORS['moriio']} has it")
     if settings.connector == "lmcache" and not settings.lmcache_url:
         found.append(
             f"--lmcache-url (LMCACHE_REMOTE_URL) is not given: {name}'s P and D meet there; "

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from pd_testkit.stack.plan import Plan, Process
 
+WIDTH = 96
+
 
 def describe(plan: Plan) -> str:
     """The commands in their order, what is waited for, and how all of it is taken away.
@@ -24,7 +26,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"# {process.name}, at {process.url}"
         if process.depends:
             yield f"# when these are ready: {', '.join(process.depends)}"
-        yield f"{_command(process.argv, _variables(process))} > {process.log} 2>&1 &"
+        yield _command(process.argv, _variables(process), f"> {process.log} 2>&1 &")
         yield f"# it is ready, within {process.ready.deadline_s:g} s, when"
         yield from (f"#   {probe}" for probe in process.ready.probes)
     yield ""
@@ -43,15 +45,18 @@ def _variables(process: Process) -> list[str]:
     return shown + [f'{name}="${name}"' for name in process.secrets]
 
 
-def _command(argv: Sequence[str], variables: Sequence[str] = ()) -> str:
-    """A line for the program, and one for each of its options."""
-    lines = list(variables)
-    words: list[str] = []
-    for word in argv:
-        if word.startswith("--") and words:
-            lines.append(" ".join(words))
-            words = []
-        words.append(shlex.quote(word))
-    lines.append(" ".join(words))
-    short = " ".join(lines)
-    return short if len(short) <= 100 else " \\\n  ".join(lines)
+def _command(argv: Sequence[str], variables: Sequence[str] = (), end: str = "") -> str:
+    """Lines of `WIDTH` characters, as far as an option and its value are not parted."""
+    pieces = [*variables, shlex.quote(argv[0])]
+    for word in argv[1:]:
+        if word.startswith("--"):
+            pieces.append(shlex.quote(word))
+        else:
+            pieces[-1] += f" {shlex.quote(word)}"
+    lines = [pieces[0]]
+    for piece in (*pieces[1:], *filter(None, [end])):
+        if len(lines[-1]) + len(piece) < WIDTH:
+            lines[-1] += f" {piece}"
+        else:
+            lines.append(f"  {piece}")
+    return " \\\n".join(lines)

@@ -99,8 +99,10 @@ def seats(
         host = http_host = settings.host
         if settings.runner == "docker":
             host = container_host(settings, leg.role, index)
-            # An engine that registers says where it is in the containers' network.
-            http_host = host if settings.registers else settings.host
+            # One that registers says where it is in the containers' network; and Mooncake's D is
+            # sent to P's bootstrap server by the P's URL.
+            inside = settings.registers or settings.connector == "mooncake"
+            http_host = host if inside else settings.host
         port = leg.port + index if leg.port else machine.free_ports(http_host, 1)
         side = leg.side_port + index * width
         if not leg.side_port and width:
