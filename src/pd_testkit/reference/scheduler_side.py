@@ -141,9 +141,8 @@ class SchedulerSide:
         return {transfer: next(iter(ids)) for transfer, ids in self._requests.items()}
 
     def _wants_load(self, request: Request) -> bool:
-        return (
-            self._consumer and request.source is not None and request.request_id not in self._asked
-        )
+        loads = self._consumer and request.source is not None
+        return loads and request.request_id not in self._asked
 
     def _remote_tokens(self, request: Request) -> int:
         """Tokens of the prompt that the peer holds: a token appended since may lie beyond."""

@@ -6,7 +6,7 @@ from . import pair_ends
 from .mutant import Mutant
 
 _LOAD_ADDRESS = "            address = self._address(heads.remote_rank)\n            meeting"
-_POSTED = """        running.deadline = self._clock() + self._patience_s
+_POSTED = """        running.deadline = self._clock() + patience_s
         return None
 """
 _MERGE = "    return merge(to.tolist(), source.tolist(), [_vector_bytes(ours)] * to.size)"

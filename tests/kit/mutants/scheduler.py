@@ -85,8 +85,8 @@ MUTANTS = (
     Mutant(
         ("SCH-008",),
         "scheduler_side",
-        "            self._consumer\n            and request.source is not None",
-        "            (request.remote_decode or request.source is not None)",
+        "self._consumer and request.source is not None",
+        "(request.remote_decode or request.source is not None)",
         "the producer queues a receive too",
     ),
     Mutant(
@@ -236,9 +236,8 @@ MUTANTS = (
     Mutant(
         ("SCH-030", "ENG-007"),
         "scheduler_side",
-        "            and request.source is not None",
-        "            and request.source is not None\n"
-        "            and len(request.prompt) >= self._block_size",
+        " and request.source is not None",
+        " and request.source is not None and len(request.prompt) >= self._block_size",
         "a prompt below one block is left out (vllm-project/vllm#18591)",
     ),
     Mutant(
@@ -258,9 +257,12 @@ MUTANTS = (
     Mutant(
         ("SCH-034", "ENG-017"),
         "scheduler_side",
-        "            and request.request_id not in self._asked",
+        "return loads and request.request_id not in self._asked",
+        "return (\n"
+        "            loads\n"
         "            and request.request_id not in self._asked\n"
-        "            and request.source.transfer_id not in self._requests",
+        "            and request.source.transfer_id not in self._requests\n"
+        "        )",
         "one load per hand-off: with n > 1 one child has its KV (vllm-project/vllm#38900)",
     ),
     Mutant(
