@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -45,7 +46,8 @@ def swept(folder: Path, *cases: Case, jobs: int = 1, limit_s: float = PATIENCE_S
 def ran(folder: Path) -> dict[str, int]:
     """How often each case was run, by the begin of its name."""
     return {
-        path.name.partition("-")[0]: path.read_text().count("once") for path in folder.glob("*.ran")
+        path.parent.name.partition("-")[0]: path.read_text().count("once")
+        for path in folder.glob("*/*.ran")
     }
 
 
@@ -89,9 +91,18 @@ def test_a_case_is_brought_up_on_free_ports_and_checked(tmp_path: Path) -> None:
     *up, then = run.command(Case("tp 2, 1", {"prefill_tp": 2}))
     assert up[:2] == ["kit", "up"]
     assert up[-3:] == ["--prefill-tp", "2", "--then"]
-    ports = [flag for flag, value in zip(up, up[1:], strict=False) if value == "0"]
+    ports = [flag for flag, value in itertools.pairwise(up) if value == "0"]
     assert ports == [flag for flag in up if flag.endswith("-port")]
-    assert then.startswith(f"kit accuracy --seed 5 --json {tmp_path}/tp-2-1-")
+    folder = up[up.index("--log-dir") + 1]
+    assert folder.startswith(f"{tmp_path}/tp-2-1-")
+    assert then == f"kit accuracy --seed 5 --json {folder}/accuracy.json"
+
+
+def test_stacks_side_by_side_have_names_of_their_own(tmp_path: Path) -> None:
+    run = Sweep(tmp_path, (), 2, 1.0, machine(), ("kit",))
+    cases = built_in(SWEEPS, {})
+    names = {(c := run.command(each))[c.index("--name") + 1] for each in cases}
+    assert len(names) == len(cases)
 
 
 def test_a_file_has_cases_and_matrices(tmp_path: Path) -> None:
@@ -189,7 +200,7 @@ def test_what_has_passed_is_not_run_again(tmp_path: Path) -> None:
 def test_it_is_run_again_with_other_settings(tmp_path: Path) -> None:
     swept(tmp_path, case("passes"))
     swept(tmp_path, case("passes", decode_tp=2))
-    assert len(list(tmp_path.glob("passes-*.ran"))) == 2
+    assert len(list(tmp_path.glob("passes-*/*.ran"))) == 2
 
 
 def test_a_line_that_was_cut_is_no_result(tmp_path: Path) -> None:
@@ -275,7 +286,7 @@ def test_ctrl_c_keeps_what_is_done_and_takes_down_what_runs(tmp_path: Path) -> N
         said, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "sweep: 1 passed, 2 not run"
-    assert len(list((tmp_path / "out").glob("*.down"))) == 1
+    assert len(list((tmp_path / "out").glob("*/*.down"))) == 1
     kept = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["name"] for line in kept] == ["passes"]
 

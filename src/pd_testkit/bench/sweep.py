@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from pd_testkit.bench.sweep_needs import Machine
 END_S = 60.0
 """Real seconds that a stack may take to go down after it was told to."""
 _TAIL = 400
+_SEEN = "accuracy.json"
 
 
 class Outcome(str, Enum):
@@ -97,7 +99,7 @@ class Sweep:
     """How cases are run.
 
     Attributes:
-        folder: for logs and what the checks saw.
+        folder: has one of each case, for logs and what the checks saw.
         accuracy: further arguments of ``pd-testkit accuracy``.
         jobs: cases at a time.
         limit_s: real seconds for a case; one that takes longer has failed.
@@ -141,7 +143,8 @@ class Sweep:
 
     def command(self, case: Case) -> list[str]:
         """What is run for a case."""
-        then = [*self.kit, "accuracy", *self.accuracy, "--json", str(self._seen(case))]
+        folder = self._folder(case)
+        then = [*self.kit, "accuracy", *self.accuracy, "--json", str(folder / _SEEN)]
         ports = (
             "router",
             "prefill",
@@ -152,11 +155,14 @@ class Sweep:
             "metrics",
         )
         free = [word for name in ports for word in (f"--{name}-port", "0")]
-        return [*self.kit, "up", *free, *case.arguments, "--then", shlex.join(then)]
+        name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]
+        own = ["--name", f"sweep-{name}", "--log-dir", str(folder)]
+        return [*self.kit, "up", *own, *free, *case.arguments, "--then", shlex.join(then)]
 
     async def _one(self, case: Case) -> Result:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        seen, log = self._seen(case), self.folder / f"{_file_name(case)}.log"
+        folder = self._folder(case)
+        folder.mkdir(parents=True, exist_ok=True)
+        seen, log = folder / _SEEN, folder / "up.log"
         seen.unlink(missing_ok=True)
         began = time.monotonic()
         with log.open("wb") as output:
@@ -177,12 +183,9 @@ class Sweep:
         seconds = time.monotonic() - began
         return Result(case.name, outcome, seconds, detail, case.key, case.settings, str(log))
 
-    def _seen(self, case: Case) -> Path:
-        return self.folder / f"{_file_name(case)}.json"
-
-
-def _file_name(case: Case) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', case.name).strip('-')}-{case.key}"
+    def _folder(self, case: Case) -> Path:
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", case.name).strip("-")
+        return self.folder / f"{name}-{case.key}"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
