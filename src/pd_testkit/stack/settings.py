@@ -253,6 +253,11 @@ class Settings(BaseModel):
     docker_shm_size: Annotated[str, _named("Docker", "PD_DOCKER_SHM_SIZE")] = "16g"
     """Shared memory of a container."""
 
+    ray_address: Annotated[str, _named("Ray", "RAY_ADDRESS", allowed="HOST:PORT")] = ""
+    """Of the cluster. [default: the one that this machine belongs to]"""
+    ray_resource: Annotated[str, _named("Ray", "PD_RAY_RESOURCE", allowed="a resource's name")] = ""
+    """A custom resource, of which each engine takes one, besides its GPUs and a CPU."""
+
     @property
     def model_id(self) -> str:
         """What the engines are told to serve."""
