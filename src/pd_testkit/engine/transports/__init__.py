@@ -53,4 +53,8 @@ def open_transport(
         from pd_testkit.engine.transports.messages import Messages
 
         return Messages(name, host=host, patience_s=patience_s, clock=clock, wake=wake)
+    if kind == "nixl":
+        from pd_testkit.engine.transports.nixl_agent import Nixl
+
+        return Nixl(name, host=host, clock=clock, wake=wake)
     raise ValueError(f"transport {kind!r}; choose of {', '.join(TRANSPORTS)}")

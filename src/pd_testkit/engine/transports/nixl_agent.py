@@ -1,0 +1,308 @@
+"""KV over NIXL and UCX: one-sided reads and writes, https://github.com/ai-dynamo/nixl.
+
+NIXL decides what a peer can reach, and when: it goes on to take writes to memory that was
+deregistered, for peers that had its handle. It does nothing by itself without its progress thread,
+which uses a whole core; a thread here makes it go on, at once while something is under way and
+some hundred times a second otherwise.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ipaddress
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pd_testkit.engine.transports.network import MissingPackage, zeros
+from pd_testkit.engine.transports.regions import Region, Regions
+from pd_testkit.engine.transports.transfer import Ledger, Order, Session, Tally, Transfer
+from pd_testkit.fabric import Notification, RegionHandle, Status
+from pd_testkit.fabric.batch import Offsets
+from pd_testkit.fabric.memory import Bytes
+
+_BUSY_S = 0.0005
+"""Between two looks at what is under way."""
+_IDLE_S = 0.005
+"""Between two looks at what peers may want."""
+_LAST_S = 1.0
+"""For which NIXL is looked at after a post has failed: to end it at once aborts the process."""
+_NETWORK = ("nixlBackendError", "nixlRemoteDisconnectError")
+"""Names of errors that say that the peer may be gone: it is met anew then."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Flight:
+    order: Order
+    transfer: Transfer
+    handle: Any
+
+
+class Nixl:
+    """The transport; arguments as of `open_transport`.
+
+    On a loopback host UCX is kept to the loopback device, and from loading its InfiniBand module,
+    which crashes at the process's exit where there is no InfiniBand. Both are settings of the whole
+    process, and what the environment says goes before.
+
+    Raises:
+        MissingPackage: NIXL is not installed, or does not load.
+        OSError: it has no UCX, or cannot begin.
+    """
+
+    generation = 1
+    wire = "ucx"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: str,
+        clock: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:
+        if _is_loopback(host):
+            os.environ.setdefault("UCX_NET_DEVICES", "lo")
+            os.environ.setdefault("UCX_MODULES", "^ib")
+        try:
+            from nixl import nixl_agent, nixl_agent_config
+        except ImportError as error:
+            raise MissingPackage(
+                f"transport nixl: {error}; pip install 'pd-testkit[nixl]'"
+            ) from error
+        self.name = name
+        self._wake = wake
+        self._clock = clock
+        self._ledger = Ledger(clock, wake)
+        self._regions = Regions(name, self.generation)
+        self._lock = self._regions.lock
+        """For all of NIXL: an agent is one thread's at a time."""
+        config = nixl_agent_config(enable_prog_thread=False, backends=["UCX"])
+        try:
+            self._agent: Any = nixl_agent(name, config)
+        except Exception as error:  # NIXL's errors have no common base
+            raise OSError(f"NIXL cannot begin: {error}") from error
+        if "UCX" not in self._agent.backends:
+            raise OSError("NIXL has no UCX backend")
+        self._known: dict[str, set[str]] = {}
+        """Keys that were made known to NIXL, by peer."""
+        self._flights: list[_Flight] = []
+        self._arrived: deque[Notification] = deque()
+        self._failed_at: float | None = None
+        self._closing = threading.Event()
+        self._posted = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"nixl:{name}")
+        self._thread.start()
+
+    @property
+    def tally(self) -> Tally:
+        """Of what this transport has moved."""
+        return self._ledger.tally
+
+    def allocate(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Any memory will do."""
+        return zeros(shape, dtype)
+
+    def register(self, buffer: Any) -> Region:
+        return self._regions.add(buffer, self._key)
+
+    def connect(self, remote: str) -> Status:
+        return Status.SUCCESS
+
+    def session(self, local: Region, remote: RegionHandle) -> Session:
+        return Session(self, self._ledger, local, remote)
+
+    def notifications(self) -> list[Notification]:
+        return [self._arrived.popleft() for _ in range(len(self._arrived))]
+
+    def close(self) -> None:
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._posted.set()
+        self._thread.join()
+        with self._lock:
+            for flight in self._flights:
+                self._land(flight, Status.BAD_STATE, "the transport is closed")
+            self._flights.clear()
+            self._regions.clear()
+            for peer in self._known:
+                with contextlib.suppress(Exception):  # it may be gone, and this is the end
+                    self._agent.remove_remote_agent(peer)
+            self._agent = None
+
+    def move(self, order: Order, transfer: Transfer) -> None:
+        """See `transfer.Mover`."""
+        with self._lock:
+            if self._agent is None:
+                transfer.end(Status.BAD_STATE, "the transport is closed")
+            elif not order.local.registered:
+                transfer.end(Status.NOT_FOUND, "the local memory is not registered")
+            else:
+                try:
+                    self._meet(order.remote)
+                    self._post(order, transfer)
+                except ValueError as error:
+                    transfer.end(Status.NOT_FOUND, str(error))
+                except Exception as error:  # NIXL's errors have no common base
+                    self._fail(order.remote.engine, error, transfer)
+        self._posted.set()
+
+    def _meet(self, remote: RegionHandle) -> None:
+        """Make a peer's region known to NIXL, once.
+
+        Raises:
+            ValueError: it is no handle of this network's.
+        """
+        known = self._known.setdefault(remote.engine, set())
+        if remote.key in known:
+            return
+        try:
+            met = self._agent.add_remote_agent(base64.b64decode(remote.key, validate=True))
+        except Exception as error:
+            if type(error).__name__ in _NETWORK:
+                raise
+            raise ValueError(f"{remote.engine!r} is not on this network: {error}") from error
+        if _text(met) != remote.engine:
+            raise ValueError(f"the key is {_text(met)!r}'s, not {remote.engine!r}'s")
+        known.add(remote.key)
+
+    def _post(self, order: Order, transfer: Transfer) -> None:
+        note = b"" if order.uid is None else str(order.uid).encode()
+        agent, batch = self._agent, order.batch
+        full = batch.sizes > 0
+        if not full.any():
+            if note:
+                agent.send_notif(order.remote.engine, note)
+            transfer.end(Status.SUCCESS)
+            return
+        sizes = batch.sizes[full]
+        ours = _descriptors(order.local.handle.address, batch.local[full], sizes)
+        theirs = _descriptors(order.remote.address, batch.remote[full], sizes)
+        handle = agent.initialize_xfer(
+            order.kind.upper(),
+            agent.get_xfer_descs(ours, "DRAM"),
+            agent.get_xfer_descs(theirs, "DRAM"),
+            order.remote.engine,
+            note,
+        )
+        flight = _Flight(order, transfer, handle)
+        try:
+            state = agent.transfer(handle, note)
+        except Exception:
+            self._release(flight)
+            raise
+        if not self._ended(flight, state):
+            self._flights.append(flight)
+
+    def _ended(self, flight: _Flight, state: str) -> bool:
+        if state == "PROC":
+            return False
+        good = state == "DONE"
+        self._land(
+            flight,
+            Status.SUCCESS if good else Status.RDMA_ERROR,
+            "" if good else f"NIXL says {state}",
+        )
+        return True
+
+    def _land(self, flight: _Flight, status: Status, message: str) -> None:
+        self._release(flight)
+        flight.transfer.end(status, message)
+
+    def _release(self, flight: _Flight) -> None:
+        try:
+            flight.handle.release()
+        except Exception as error:
+            _log.warning("%s: NIXL keeps a transfer: %s", self.name, error)
+
+    def _fail(self, peer: str, error: Exception, transfer: Transfer) -> None:
+        name = type(error).__name__
+        self._failed_at = self._clock()
+        if name in _NETWORK and self._known.pop(peer, None) is not None:
+            with contextlib.suppress(Exception):  # NIXL may have forgotten it itself
+                self._agent.remove_remote_agent(peer)
+        status = Status.NOT_FOUND if name == "nixlNotFoundError" else Status.RDMA_ERROR
+        transfer.end(status, f"{name}: {error}")
+
+    def _key(self, number: int, memory: Bytes) -> tuple[str, Callable[[], None]]:
+        described = [(memory.ctypes.data, memory.nbytes, 0, "")]
+        try:
+            registered = self._agent.register_memory(described, "DRAM")
+            metadata = self._agent.get_partial_agent_metadata(registered, True, ["UCX"])
+        except Exception as error:
+            raise ValueError(f"NIXL does not take this memory: {error}") from error
+
+        def release() -> None:
+            for flight in list(self._flights):
+                if flight.order.local.handle.region == number:
+                    self._flights.remove(flight)
+                    self._land(flight, Status.RDMA_ERROR, "the local memory was deregistered")
+            self._agent.deregister_memory(registered)
+
+        return base64.b64encode(metadata).decode(), release
+
+    # -- on the thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            with self._lock:
+                self._look()
+                wait = _BUSY_S if self._flights else _IDLE_S
+            self._posted.wait(wait)
+            self._posted.clear()
+        while self._failed_at is not None and self._clock() - self._failed_at < _LAST_S:
+            with self._lock:
+                self._look()
+            threading.Event().wait(_IDLE_S)
+
+    def _look(self) -> None:
+        """Make NIXL go on, and take what comes of it."""
+        for peer, notes in self._agent.get_new_notifs().items():
+            for note in notes:
+                self._hear(_text(peer), note)
+        for flight in list(self._flights):
+            try:
+                ended = self._ended(flight, self._agent.check_xfer_state(flight.handle))
+            except Exception as error:
+                self._release(flight)
+                self._fail(flight.order.remote.engine, error, flight.transfer)
+                ended = True
+            if ended:
+                self._flights.remove(flight)
+
+    def _hear(self, peer: str, note: bytes) -> None:
+        if not note.isdigit():
+            _log.warning("%s: %r says %r", self.name, peer, note[:100])
+            return
+        self._arrived.append(Notification(peer, int(note), self.generation))
+        self._wake()
+
+
+def _descriptors(address: int, offsets: Offsets, sizes: Offsets) -> npt.NDArray[np.uint64]:
+    """Rows of address, length and device, as NIXL takes them."""
+    rows = np.zeros((len(sizes), 3), np.uint64)
+    rows[:, 0] = offsets + address
+    rows[:, 1] = sizes
+    return rows
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
