@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -65,28 +65,36 @@ class Rows:
 
     def __init__(self, layout: str, shape: Sequence[int], device: torch.device) -> None:
         self._heads_first = layout == "HND"
-        _, first, second, self.dim = shape
-        self.heads, self.block_size = (first, second) if self._heads_first else (second, first)
-        self._width = self.dim if self._heads_first else self.heads * self.dim
-        self._head = torch.arange(self.heads, device=device) * self.block_size
+        _, first, second, self._dim = shape
+        self._heads, self.block_size = (first, second) if self._heads_first else (second, first)
+        self._width = self._dim if self._heads_first else self._heads * self._dim
+        self._device = device
+
+    def numbers(self, count: int) -> torch.Tensor:
+        """0, 1, ..., count - 1, where the cache is."""
+        return torch.arange(count, device=self._device)
 
     def at(self, blocks: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Of the slots at these offsets of these blocks: (..., 1), or (..., heads)."""
         if not self._heads_first:
-            return (blocks * self.block_size).add_(offsets).unsqueeze_(-1)
-        first = (blocks * (self.block_size * self.heads)).add_(offsets)
-        return first.unsqueeze(-1) + self._head
+            return (blocks * self.block_size + offsets).unsqueeze_(-1)
+        first = blocks * (self.block_size * self._heads) + offsets
+        return first.unsqueeze(-1) + self.numbers(self._heads) * self.block_size
+
+    def all_of(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Of all slots of the blocks (request, block): (request, token, 1), or with heads."""
+        return self.at(blocks.unsqueeze(-1), self.numbers(self.block_size)).flatten(1, 2)
 
     def write(self, cache: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> None:
         """Put `values`, (token, head, element), into the rows of the tokens' slots."""
         matrix = cache.view(-1, self._width)
-        matrix.index_copy_(0, rows.view(-1), values.reshape(-1, self._width).to(cache.dtype))
+        matrix.index_copy_(0, rows.flatten(), values.reshape(-1, self._width).to(cache.dtype))
 
     def read(self, cache: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """(request, head, token, element), float64, for rows of (request, token)."""
         requests, tokens, _ = rows.shape
-        found = cache.view(-1, self._width).index_select(0, rows.view(-1)).double()
-        return loud(found).view(requests, tokens, self.heads, self.dim).transpose(1, 2)
+        found = cache.view(-1, self._width).index_select(0, rows.flatten()).double()
+        return loud(found).view(requests, tokens, self._heads, self._dim).transpose(1, 2)
 
 
 class Step:
@@ -100,75 +108,62 @@ class Step:
     """
 
     def __init__(self, batch: Batch, layout: str, cache: torch.Tensor) -> None:
-        device = cache.device
-        cells = Rows(layout, cache.shape, device)
+        cells = Rows(layout, cache.shape, cache.device)
         order = sorted(range(len(batch.tokens)), key=lambda i: len(batch.tokens[i]))
         first: dict[int, int] = {}
-        ids: list[int] = []
+        tokens: list[int] = []
         positions: list[int] = []
         blocks: list[int] = []
         for i in order:
-            first[i] = len(ids)
-            ids += batch.tokens[i]
+            first[i] = len(tokens)
             new = range(batch.starts[i], batch.starts[i] + len(batch.tokens[i]))
+            tokens += batch.tokens[i]
             positions += new
-            blocks += [batch.block_tables[i][p // cells.block_size] for p in new]
+            blocks += [batch.block_tables[i][position // cells.block_size] for position in new]
         self.cells = cells
-        self.tokens = torch.tensor(ids, device=device)
-        self.positions = torch.tensor(positions, device=device)
-        self.rows = cells.at(torch.tensor(blocks, device=device), self.positions % cells.block_size)
-        self.groups = tuple(_groups(batch, order, first, cells, device))
+        laid = torch.tensor((tokens, positions, blocks), device=cache.device)
+        self.tokens, self.positions, where = laid.unbind()
+        self.rows = cells.at(where, self.positions % cells.block_size)
+        self.groups = tuple(
+            _group(batch, members, done, size, first[members[0]] + done, cells)
+            for members, done, size in _together(batch, order)
+        )
         ends = [first[i] + len(batch.tokens[i]) - 1 for i, told in enumerate(batch.samples) if told]
-        self.sampled = torch.tensor(ends, dtype=torch.long, device=device)
+        self.sampled = torch.tensor(ends, dtype=torch.long, device=cache.device)
 
 
-def _groups(
-    batch: Batch, order: Sequence[int], first: dict[int, int], cells: Rows, device: torch.device
-) -> Iterator[Group]:
-    alike: dict[int, list[int]] = defaultdict(list)
-    for i in order:
-        alike[len(batch.tokens[i])].append(i)
-    for count, members in alike.items():
+def _together(batch: Batch, order: Sequence[int]) -> Iterator[tuple[list[int], int, int]]:
+    """Who attends together: requests, how many of their new tokens others have done, how many of
+    them these do."""
+    for count, alike in itertools.groupby(order, key=lambda i: len(batch.tokens[i])):
         if count <= QUERIES:
-            yield _group(batch, members, 0, count, first[members[0]], cells, device)
+            yield list(alike), 0, count
             continue
-        for i in members:
+        for i in alike:
             for done in range(0, count, QUERIES):
-                size = min(QUERIES, count - done)
-                yield _group(batch, [i], done, size, first[i] + done, cells, device)
+                yield [i], done, min(QUERIES, count - done)
 
 
 def _group(
-    batch: Batch,
-    members: Sequence[int],
-    done: int,
-    count: int,
-    first: int,
-    cells: Rows,
-    device: torch.device,
+    batch: Batch, members: Sequence[int], done: int, count: int, first: int, cells: Rows
 ) -> Group:
-    """Of each member's new tokens those from `done` on, `count` of them."""
+    requests = len(members)
     starts = [batch.starts[i] + done for i in members]
-    longest = max(starts) + count
-    position = torch.arange(longest, device=device)
-    needed = -(-longest // cells.block_size)
+    context = max(starts) + count
+    needed = -(-context // cells.block_size)
     tables = [list(batch.block_tables[i][:needed]) for i in members]
-    if len(members) == 1:
-        at = position.unsqueeze(0)
-    else:
-        tables = [table + [0] * (needed - len(table)) for table in tables]
-        last = torch.tensor(starts, device=device).add_(count - 1)
-        at = torch.minimum(position, last.unsqueeze(1))
-    block = at // cells.block_size
-    blocks = torch.tensor(tables, device=device).gather(1, block)
-    rows = cells.at(blocks, at - block * cells.block_size)
+    padded = [table + [0] * (needed - len(table)) for table in tables]
+    position = cells.numbers(context)
+    rows = cells.all_of(torch.tensor(padded, device=position.device))[:, :context]
     unseen = None
-    if count > 1 or len(set(starts)) > 1:
-        query = torch.tensor(starts, device=device).unsqueeze(1) + torch.arange(
-            count, device=device
-        )
-        unseen = (position > query.unsqueeze(-1)).view(len(members), 1, count, 1, longest)
-    return Group(len(members), count, slice(first, first + count * len(members)), rows, unseen)
+    if count > 1 or min(starts) != max(starts):
+        start = torch.tensor(starts, device=position.device).view(-1, 1)
+        query = start + cells.numbers(count)
+        unseen = (position > query.unsqueeze(-1)).view(requests, 1, count, 1, context)
+        if requests > 1:
+            own = torch.minimum(position, start + (count - 1)).unsqueeze(-1)
+            rows = rows.gather(1, own.expand_as(rows))
+    return Group(requests, count, slice(first, first + count * requests), rows, unseen)
 
 
 def attend(

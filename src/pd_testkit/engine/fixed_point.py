@@ -55,9 +55,9 @@ def loud(x: torch.Tensor) -> torch.Tensor:
 
 
 def fold(x: torch.Tensor) -> torch.Tensor:
-    """The bits of `x` after the 2**-23rd, as a number in [-0.5, 0.5]. In place.
+    """What is left of `x` beyond multiples of 2**-24, as a number in [-0.5, 0.5]. In place.
 
-    Makes the least change of `x` a large one.
+    Makes a small change of `x` a large one.
     """
     x.mul_(2.0**FINE_BITS)
     return x.sub_(x.round())

@@ -28,7 +28,7 @@ from pd_testkit.reference.heads import shard
 __all__ = ["Batch", "Decoder", "Model", "RankShard"]
 
 ROPE_BASE = 10000.0
-EPSILON = 1e-6
+EPSILON = 2.0**-20
 
 Caches = Mapping[str, torch.Tensor]
 """One rank's, by name: ``0.k``, ``0.v``, ... or, for MLA, ``0``, ...; contiguous, each
@@ -79,9 +79,8 @@ class Decoder:
         layout: str = "NHD",
     ) -> None:
         if shape.heads % tp_size or shape.hidden % tp_size:
-            raise ValueError(
-                f"{shape.heads} heads and an MLP of {shape.hidden} cannot be split over TP {tp_size}"
-            )
+            heads, hidden = shape.heads, shape.hidden
+            raise ValueError(f"{heads} heads, MLP of {hidden}: cannot be split over TP {tp_size}")
         self.shape = shape
         self.tp_size = tp_size
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -238,10 +237,10 @@ class _LatentAttention:
     ) -> torch.Tensor:
         heads, rope, cache = self._heads, self._rope_dim, caches[self._cache]
         projected = h @ self._project
-        turned = projected[:, : self._key + rope].unflatten(1, (heads + 1, rope))
+        turned = projected[:, : self._key + rope].view(len(h), heads + 1, rope)
         _turn(turned, turns)
         step.cells.write(cache, step.rows, odd(projected[:, self._key : self._query]))
-        still = projected[:, self._query :].unflatten(1, (heads, -1)).transpose(0, 1)
+        still = projected[:, self._query :].view(len(h), heads, -1).transpose(0, 1)
         absorbed = (still @ self._key_up).transpose(0, 1)
         queries = settle(torch.cat((turned[:, :heads], absorbed), -1), FINE_BITS)
         found = []
@@ -282,8 +281,9 @@ def _joined(found: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
-    """RMSNorm, without a gain."""
-    return settle(x.square().mean(-1, keepdim=True).add_(EPSILON).rsqrt_() * x)
+    """RMSNorm, without a gain. The sum of squares is exact, and its root the nearest there is."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return settle(x / length.mul_(x.shape[-1] ** -0.5).add_(EPSILON))
 
 
 def _turns(shape: ModelShape) -> torch.Tensor:
@@ -296,4 +296,5 @@ def _turns(shape: ModelShape) -> torch.Tensor:
 
 def _turn(x: torch.Tensor, turns: torch.Tensor) -> None:
     """Rotary positions, in place: neighbouring elements of (token, head, element) are pairs."""
-    torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turns)
+    tokens, heads, _ = x.shape
+    torch.view_as_complex(x.view(tokens, heads, -1, 2)).mul_(turns)

@@ -79,7 +79,8 @@ def _odd(x: torch.Tensor) -> torch.Tensor:
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
-    return _round(x * torch.rsqrt((x * x).sum(-1, keepdim=True) / x.shape[-1] + 1e-6), 16)
+    length = torch.sqrt((x * x).sum(-1, keepdim=True))
+    return _round(x / (length * x.shape[-1] ** -0.5 + 2**-20), 16)
 
 
 def _rotate(x: torch.Tensor) -> torch.Tensor:

@@ -23,8 +23,8 @@ SCORE_SPREAD = 1.0
 """Of attention's scores. At 1 each token of the context has a share that counts."""
 LOGIT_SPREAD = 3.0
 QUIET = 0.4
-"""Of logits of what is no printable character, as a part of the others'. A byte of a character
-that is never completed is shown as U+FFFD, whichever it was; answers should not consist of these."""
+"""Of logits of what is no printable character, as a part of the others'. A byte that is no UTF-8
+is shown as U+FFFD, whichever it was: answers should not be made of these."""
 END_LOUDNESS = 0.85
 """Of the logit of the text's end, as a part of the others'; about one token of 250 is one."""
 
