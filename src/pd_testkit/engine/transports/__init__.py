@@ -57,4 +57,8 @@ def open_transport(
         from pd_testkit.engine.transports.nixl_agent import Nixl
 
         return Nixl(name, host=host, clock=clock, wake=wake)
+    if kind == "mooncake":
+        from pd_testkit.engine.transports.mooncake_engine import Mooncake
+
+        return Mooncake(name, host=host, patience_s=patience_s, clock=clock, wake=wake)
     raise ValueError(f"transport {kind!r}; choose of {', '.join(TRANSPORTS)}")
