@@ -49,7 +49,7 @@ def test_gauges_and_counters_are_the_core_s_of_now() -> None:
     told = scrape(Metrics("m", lambda: NOW))
     expected = {
         "vllm:num_requests_running": 3,
-        "vllm:num_requests_waiting": 4,
+        "vllm:num_requests_waiting": 6,  # those whose KV is under way wait, too
         "vllm:kv_cache_usage_perc": 0.25,
         "vllm:prefix_cache_queries_total": 100,
         "vllm:prefix_cache_hits_total": 60,

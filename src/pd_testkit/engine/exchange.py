@@ -110,6 +110,10 @@ class Exchange:
                 raise Refused(500, f"the prompt's KV could not be had: {failed}") from None
             except ValueError as wrong:
                 raise Refused(400, str(wrong)) from None
+            except RuntimeError:
+                if self._engine.core.alive:
+                    raise
+                raise Refused(503, "the engine is ending, or has failed") from None
 
     async def _whole(self, tokens: AsyncIterator[tuple[int, Token]]) -> web.Response:
         last = self._job.arrived

@@ -45,7 +45,7 @@ _GAUGES: Mapping[str, tuple[str, Callable[[Stats], float]]] = {
     "vllm:num_requests_running": ("Requests in execution.", lambda s: s.running),
     "vllm:num_requests_waiting": (
         "Requests that wait, for room or for their KV.",
-        lambda s: s.waiting,
+        lambda s: s.waiting + s.loading,
     ),
     "vllm:kv_cache_usage_perc": ("Share of the KV cache in use; 1 is all.", lambda s: s.kv_usage),
     "pd_engine_free_blocks": ("Blocks that are free.", lambda s: s.free_blocks),

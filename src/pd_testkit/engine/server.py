@@ -84,6 +84,10 @@ class Server:
             for task in self._in_flight:
                 task.cancel()
 
+    @property
+    def _well(self) -> bool:
+        return self._engine.core.alive and not self._draining
+
     # What clients ask for answers
 
     def _answering(self, form: Form) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -103,8 +107,8 @@ class Server:
 
     async def _answer(self, http: web.Request, form: Form) -> web.StreamResponse:
         arrived = time.monotonic()
-        if self._draining:
-            raise Refused(503, "the engine is ending")
+        if not self._well:
+            raise Refused(503, "the engine is ending, or has failed")
         engine, name = self._engine, http.headers.get(REQUEST_ID, "")
         raw = await http.read()
         await self._faults.before()
@@ -148,8 +152,7 @@ class Server:
     # What they ask beside
 
     async def _health(self, _: web.Request) -> web.Response:
-        well = self._engine.core.alive and not self._draining
-        return web.Response(status=200 if well else 503)
+        return web.Response(status=200 if self._well else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(
