@@ -145,6 +145,7 @@ class Mooncake:
             raise ValueError(f"Mooncake does not take this memory: code {code}")
 
         def release() -> None:
+            # Mooncake would go on to write it: wait for what it is at, if that is this.
             with self._idle:
                 self._idle.wait_for(lambda: self._moving is None or self._moving.registered)
             self._engine.unregister_memory(address)

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_testkit.engine.transports.regions import Region
-from pd_testkit.engine.transports.transfer import Session, Tally
+from pd_testkit.engine.transports.transfer import Tally
 from pd_testkit.fabric import Notification, RegionHandle, Status
+from pd_testkit.reference.transport import Session
 
 
 class MissingPackage(ImportError, ValueError):
