@@ -16,5 +16,5 @@ from pd_testkit.stack.plan import Plan
 
 if __name__ == "__main__":
     given = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
-    command._plan = lambda *_: given
+    command.make_plan = lambda *_: given
     main(sys.argv[2:])

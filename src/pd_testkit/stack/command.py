@@ -6,7 +6,8 @@ import asyncio
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pd_testkit.stack import leftovers
 from pd_testkit.stack.background import detach
 from pd_testkit.stack.dry_run import describe
 from pd_testkit.stack.foreground import Up, run
-from pd_testkit.stack.machine import AnyMachine, Machine, ThisMachine
+from pd_testkit.stack.machine import AnyMachine, ThisMachine
 from pd_testkit.stack.options import SettingsCommand, settings_options
 from pd_testkit.stack.plan import Plan
 from pd_testkit.stack.planner import CannotPlan, make_plan
@@ -28,6 +29,7 @@ from pd_testkit.stack.processes import environment, locally
 from pd_testkit.stack.readiness import Prober
 from pd_testkit.stack.settings import Settings
 from pd_testkit.stack.state import DEFAULT_NAME, Entry, Folder, NameTaken, Record, folders
+from pd_testkit.stack.supervisor import Launch
 
 
 def _folder(_: click.Context, __: click.Parameter, name: str) -> Folder:
@@ -101,52 +103,62 @@ def up(
     """
     if detached and then:
         raise click.UsageError("--detach and --then: give one of them")
-    if dry_run:
-        click.echo(describe(_plan(settings, AnyMachine())))
-        return
-    plan = _plan(settings, ThisMachine())
-    logs = log_dir or folder.logs
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
+    logs = (log_dir or folder.logs).absolute()
+    with _in_one_line(folder):
+        if dry_run:
+            click.echo(describe(make_plan(settings, AnyMachine())))
+            return
+        _make(logs)
         let_go = detach(logs / "supervisor.log") if detached else _stay
+
+        def serves(stack: Up) -> None:
+            _announce(stack, as_json)
+            let_go()
+
         with folder.held():
             if left := folder.read():
                 leftovers.remove(folder, left)
-            sys.exit(asyncio.run(_up(plan, folder, logs, then, fail_fast, as_json, let_go)))
+            with _placed(settings, logs) as (plan, launch):
+                stack = run(plan, launch, folder, logs, then=then, fail_fast=fail_fast, up=serves)
+                status = asyncio.run(stack)
+    sys.exit(status)
+
+
+@contextmanager
+def _in_one_line(folder: Folder) -> Iterator[None]:
+    try:
+        yield
+    except CannotPlan as wrong:
+        raise click.UsageError(str(wrong)) from None
     except NameTaken:
         raise click.ClickException(
             f"a stack named {folder.name} runs; give another --name, or pd-testkit down"
         ) from None
-    except OSError as problem:
-        raise click.ClickException(f"{problem.filename}: {problem.strerror}") from None
 
 
-def _plan(settings: Settings, machine: Machine) -> Plan:
+def _make(logs: Path) -> None:
     try:
-        return make_plan(settings, machine)
-    except CannotPlan as wrong:
-        raise click.UsageError(str(wrong)) from None
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as problem:
+        raise click.ClickException(f"{logs}: {problem.strerror}") from None
+
+
+@contextmanager
+def _placed(settings: Settings, logs: Path) -> Iterator[tuple[Plan, Launch]]:
+    """What to run, and what runs it."""
+    if settings.runner != "ray":
+        yield make_plan(settings, ThisMachine()), locally(logs)
+        return
+    try:
+        from pd_testkit.stack.ray import placed  # seconds of imports
+    except ModuleNotFoundError as missing:
+        raise CannotPlan([f"--runner ray: {missing}; pip install 'pd-testkit[ray]'"]) from None
+    with placed(settings, logs) as found:
+        yield found
 
 
 def _stay() -> None:
     return
-
-
-async def _up(
-    plan: Plan,
-    folder: Folder,
-    logs: Path,
-    then: tuple[str, ...],
-    fail_fast: bool,
-    as_json: bool,
-    let_go: Callable[[], None],
-) -> int:
-    def serves(stack: Up) -> None:
-        _announce(stack, as_json)
-        let_go()
-
-    launch = locally(logs)
-    return await run(plan, launch, folder, logs, then=then, fail_fast=fail_fast, up=serves)
 
 
 def _announce(stack: Up, as_json: bool) -> None:
