@@ -26,6 +26,7 @@ targets: $(VENV)/.ready
 	$(BIN)/python -m tests.targets run $(TARGETS)
 	$(BIN)/python -m tests.targets upstream
 	$(BIN)/python -m tests.targets clients
+	$(BIN)/python -m tests.targets accuracy
 
 targets-docs: $(VENV)/.ready
 	$(BIN)/python -m tests.targets run --record $(TARGETS)

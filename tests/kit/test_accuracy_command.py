@@ -52,11 +52,11 @@ def test_it_takes_the_stack_from_the_environment(urls: list[str], tmp_path: Path
     result = told(*arguments, **environment(urls))
     assert result.exit_code == 0, result.output
     *_, last = result.output.splitlines()
-    assert last == "accurate: 22 kept, 1 not applicable; seed 1 (again: --seed 1)"
+    assert last == "accurate: 22 kept; seed 1 (again: --seed 1)"
     document = json.loads(file.read_text())
     assert (document["succeeded"], document["seed"]) == (True, 1)
     assert document["endpoint"] == urls[0]
-    assert {check["outcome"] for check in document["checks"]} == {"kept", "not applicable"}
+    assert {check["outcome"] for check in document["checks"]} == {"kept"}
 
 
 def test_without_anything_to_compare_with_it_fails(urls: list[str]) -> None:
@@ -101,7 +101,7 @@ def test_an_endpoint_that_is_not_there_is_told_in_one_line() -> None:
     ("arguments", "wrong"),
     [
         ((), "--endpoint"),
-        (("--endpoint", "http://h", "--self-test"), "PD_ADMIN_KEY"),
+        (("--endpoint", "http://h", "--self-test"), "PD_ENGINE_ADMIN_KEY"),
         (("--endpoint", "http://h", "--expect", "41"), "--expect"),
         (("--endpoint", "http://h", "--dataset", "/no/file"), "/no/file"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from pd_testkit.report.matrix import aligned, by_unit, columns, summary
-from tests.targets import clients, record
+from tests.targets import accuracy, clients, record
 from tests.targets.columns import PACKAGES, checkouts
 from tests.targets.environments import ENVIRONMENTS, InstallError, cache, install
 from tests.targets.stage import AT_ONCE, ROOT, Ran, Stage
@@ -94,6 +94,18 @@ def clients_command() -> None:
         click.echo(problem, err=True)
     failed = len({problem.partition(":")[0] for problem in problems})
     click.echo(f"clients: {len(clients.CLIENTS) - failed} passed, {failed} failed")
+    sys.exit(bool(problems))
+
+
+@main.command(name="accuracy")
+def accuracy_command() -> None:
+    """Bring up deployments over NIXL and Mooncake, and behind real routers; check their tokens."""
+    try:
+        problems = accuracy.check(FOLDER.absolute() / "accuracy", _say)
+    except InstallError as error:
+        _fail(str(error))
+    for problem in problems:
+        click.echo(problem, err=True)
     sys.exit(bool(problems))
 
 

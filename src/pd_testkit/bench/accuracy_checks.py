@@ -89,8 +89,10 @@ async def _completion(deployment: Deployment) -> str:
 
 
 async def _completion_stream(deployment: Deployment) -> str:
-    text = deployment.prompts("completion-stream").words(20)
-    return await _streamed(deployment, completion(deployment, text))
+    prompts = deployment.prompts("completion-stream")
+    texts = [prompts.words(words) for words in (5, 20, 60)]
+    seen = [await _streamed(deployment, completion(deployment, text)) for text in texts]
+    return "; ".join(seen)
 
 
 async def _chat(deployment: Deployment) -> str:
@@ -102,8 +104,9 @@ async def _chat(deployment: Deployment) -> str:
 
 
 async def _chat_stream(deployment: Deployment) -> str:
-    text = deployment.prompts("chat-stream").words(20)
-    return await _streamed(deployment, chat(deployment, text))
+    prompts = deployment.prompts("chat-stream")
+    texts = [prompts.words(words) for words in (5, 20, 60)]
+    return "; ".join([await _streamed(deployment, chat(deployment, text)) for text in texts])
 
 
 async def _max_tokens_1(deployment: Deployment) -> str:

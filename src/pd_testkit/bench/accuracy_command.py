@@ -149,7 +149,7 @@ def _engines(role: str) -> Callable[[Any], Any]:
 )
 @click.option(
     "--admin-key",
-    envvar="PD_ADMIN_KEY",
+    envvar="PD_ENGINE_ADMIN_KEY",
     show_envvar=True,
     default="",
     metavar="KEY",
@@ -196,10 +196,17 @@ def accuracy(
 
     Exit code: 0 if all is right, 1 if something is not, 2 if it could not be checked.
     """
-    every = {**CHECKS, **(_SELF_TEST if self_test or names else {})}
+    left_out = {
+        *([] if self_test else _SELF_TEST),
+        *([] if dataset is not None else ["questions"]),
+    }
     if self_test and not admin_key:
-        raise click.UsageError("--self-test needs the engines' admin key: PD_ADMIN_KEY")
-    chosen = [each for name, each in every.items() if not names or name in names]
+        raise click.UsageError("--self-test needs the engines' admin key: PD_ENGINE_ADMIN_KEY")
+    chosen = [
+        check
+        for name, check in (CHECKS | _SELF_TEST).items()
+        if (name in names if names else name not in left_out)
+    ]
     told = _Told(
         endpoint=endpoint,
         model=model,

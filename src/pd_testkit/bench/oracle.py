@@ -17,17 +17,19 @@ _END_S = 10.0
 
 
 class CpuEngine(msgspec.Struct):
-    """What `pd-testkit engine` says at ``/version``.
+    """What ``pd-testkit engine`` says at ``/server_info``, as far as tokens depend on it. No other
+    engine says all of this.
 
     Attributes:
-        model: as ``--model`` takes it.
+        model_path: as ``--model`` takes it.
         seed: of the weights.
     """
 
-    engine: str
-    model: str
+    model_path: str
     seed: int
     dtype: str
+    transport: str
+    disaggregation_bootstrap_port: int
 
 
 class _Ready(msgspec.Struct):
@@ -41,12 +43,11 @@ async def cpu_engine(endpoint: Endpoint) -> CpuEngine | None:
     Raises:
         Unexpected: nothing answers.
     """
-    _, body = await endpoint.get("/version")
+    _, body = await endpoint.get("/server_info")
     try:
-        found = msgspec.json.decode(body, type=CpuEngine)
+        return msgspec.json.decode(body, type=CpuEngine)
     except msgspec.DecodeError:
         return None
-    return found if found.engine == "pd-testkit" else None
 
 
 @asynccontextmanager
@@ -57,7 +58,7 @@ async def alone(engine: CpuEngine) -> AsyncIterator[str]:
         Unexpected: it does not come up.
     """
     command = [sys.executable, "-m", "pd_testkit", "engine", "--role", "both", "--port", "0"]
-    command += ["--model", engine.model, "--seed", str(engine.seed), "--dtype", engine.dtype]
+    command += ["--model", engine.model_path, "--seed", str(engine.seed), "--dtype", engine.dtype]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
