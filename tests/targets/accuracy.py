@@ -1,4 +1,4 @@
-"""Whole deployments whose transports or routers are real packages: brought up, and found accurate."""
+"""Deployments whose transports or routers are real packages: brought up, and found accurate."""
 
 from __future__ import annotations
 
