@@ -15,7 +15,7 @@ def describe(plan: Plan) -> str:
 
     A secret is shown as the variable that it is in.
     """
-    return "\n".join(_lines(plan))
+    return "\n".join(_lines(plan)).strip()
 
 
 def _lines(plan: Plan) -> Iterator[str]:

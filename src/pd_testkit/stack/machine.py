@@ -126,9 +126,8 @@ def _any_port(host: str, port: int = 0) -> int:
 class AnyMachine:
     """Has all that is asked for: what would run is the same on each machine that has it, too."""
 
-    python = "python"
-
-    def __init__(self) -> None:
+    def __init__(self, python: str = sys.executable) -> None:
+        self.python = python
         self._next = 20000
 
     def gpus(self) -> int:

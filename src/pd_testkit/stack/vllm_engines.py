@@ -62,10 +62,6 @@ def problems(settings: Settings, machine: Machine) -> list[str]:
     found += connectors.problems(settings)
     if settings.runner == "local" and not machine.has_program("vllm"):
         found.append("there is no program vllm on the path: install vLLM, or use --runner docker")
-    for name, variable, path in (
-        ("cache-dir", "CACHE_DIR", settings.cache_dir),
-        ("offload-dir", "PD_OFFLOAD_DIR", settings.offload_dir),
-    ):
-        if path and not machine.has_folder(path):
-            found.append(f"--{name} {path} ({variable}): no such folder")
+    if settings.offload_dir and not machine.has_folder(settings.offload_dir):
+        found.append(f"--offload-dir {settings.offload_dir} (PD_OFFLOAD_DIR): no such folder")
     return found
