@@ -226,7 +226,7 @@ class Client:
     ) -> Handshake | Digests | Claimed:
         deadline = time.monotonic() + timeout_s
         try:
-            with self._connected(host, port, timeout_s, watched=self._hasty) as peer:
+            with self._connected(host, port, timeout_s) as peer:
                 peer.send_multipart(encode(request))
                 left = max(0.0, deadline - time.monotonic())
                 if self._hasty:
@@ -237,25 +237,24 @@ class Client:
         except zmq.ZMQError as error:  # such as: `close` was called meanwhile
             raise PeerSilent(f"{host}:{port} was not asked: {error}") from error
 
-    def _connected(self, host: str, port: int, timeout_s: float, watched: bool = False) -> Any:
+    def _connected(self, host: str, port: int, timeout_s: float) -> Any:
         endpoint = zmq_path("tcp", _reachable(host, port, timeout_s), port)
         peer = self._context.socket(zmq.DEALER)
         peer.set(zmq.LINGER, 0)
         peer.set(zmq.IPV6, 1)
         peer.set(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
-        if watched:
-            peer.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_DISCONNECTED)
         peer.connect(endpoint)
         return peer
 
 
 def _await_word(peer: Any, seconds: float) -> float:
     """Wait for an answer, or for the connection's end; gives what time is left, which is none."""
-    poller = zmq.Poller()
-    poller.register(peer, zmq.POLLIN)
-    poller.register(peer.get_monitor_socket(), zmq.POLLIN)
-    poller.poll(round(1000 * seconds))
-    peer.disable_monitor()
+    ends = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_DISCONNECTED
+    with peer.get_monitor_socket(ends) as connection:
+        poller = zmq.Poller()
+        poller.register(peer, zmq.POLLIN)
+        poller.register(connection, zmq.POLLIN)
+        poller.poll(round(1000 * seconds))
     return 0.0
 
 

@@ -223,7 +223,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         ("HSK-035",),
         "side_channel",
-        "            with self._connected(host, port, timeout_s, watched=self._hasty) as peer:\n"
+        "            with self._connected(host, port, timeout_s) as peer:\n"
         "                peer.send_multipart(encode(request))",
         "            peer = self._told.get((host, port))\n"
         "            if peer is None:\n"
