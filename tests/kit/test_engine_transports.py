@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import threading
 from collections.abc import Iterator
 
@@ -193,9 +191,7 @@ def test_a_peer_that_is_killed_fails_what_it_is_asked_for(kind: str) -> None:
     with sides(kind) as (here, there):
         handle = there.handles()[0]
         assert here.move("read", 0, handle, [0], [0], [SIZE]) == ("SUCCESS", "")
-        os.kill(there.process.pid, signal.SIGKILL)
-        # It is dead, and its parent has not asked for it yet.
-        os.waitid(os.P_PID, there.process.pid, os.WEXITED | os.WNOWAIT)
+        there.kill()
         for mode in ("read", "write"):
             assert here.move(mode, 0, handle, [0], [0], [SIZE])[0] == "RDMA_ERROR"
         assert here.transport.tally.failed == 2

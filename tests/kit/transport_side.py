@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,9 @@ class Side:
 
     def handles(self) -> list[RegionHandle]:
         return [region.handle for region in self.regions]
+
+    def drop(self, at: int) -> None:
+        self.regions[at].deregister()
 
     def renew(self, at: int) -> RegionHandle:
         """Of a region that was deregistered."""
@@ -112,6 +116,7 @@ class Other:
 
     def __init__(self, kind: str, name: str, seed: int, patience_s: float = DEADLINE_S) -> None:
         self.name = name
+        self._killed = False
         self._peer = Peer()
         self.process = self._peer.process
         self._peer.run(
@@ -129,8 +134,14 @@ class Other:
     def handles(self) -> list[RegionHandle]:
         return [RegionHandle(*each) for each in self.ask("handles")]
 
+    def kill(self) -> None:
+        """SIGKILL; gives control back when it is dead, though nobody has asked for it yet."""
+        self._killed = True
+        self.process.kill()
+        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+
     def close(self) -> None:
-        if self.process.poll() is None:
+        if not self._killed:
             self.ask("close")
         self._peer.close()
 
