@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import logging
 import socket
@@ -189,10 +190,11 @@ def engine(
         raise click.UsageError(str(wrong)) from None
     _check_model(settings)
     with _bound(settings.host, port) as listening, _logging() as log:
-        model, tokenizer = _model(settings)
-        # Both import torch: what is wrong with the options is said before.
-        from pd_testkit.engine.core import EngineCore
-        from pd_testkit.engine.process import EngineProcess
+        with _uncollected():
+            model, tokenizer = _model(settings)
+            # Both import torch: what is wrong with the options is said before.
+            from pd_testkit.engine.core import EngineCore
+            from pd_testkit.engine.process import EngineProcess
 
         planned = Faults(faults)
         kv_bytes = model.shape.kv_bytes(_ITEMSIZES[settings.dtype])
@@ -269,6 +271,18 @@ def _model(settings: Settings) -> tuple[Model, Tokenizer]:
         raise click.ClickException(f"--model {settings.model}: {reason}") from None
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Torch's modules are a million objects that stay; looks for cycles among them would be a
+    tenth of the start, and delay tokens later."""
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
+
+
 def _run(serving: Coroutine[Any, Any, None]) -> None:
     """In uvloop's event loop, where there is one."""
     try:
@@ -281,20 +295,19 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
 
 @contextmanager
 def _logging() -> Iterator[Log]:
-    """What the engine's modules log goes to standard error, as lines of JSON."""
+    """What modules log goes to standard error, as lines of JSON."""
     log = Log(sys.stderr.buffer)
     handler = _Handler(log)
-    logger = logging.getLogger("pd_testkit")
-    logger.addHandler(handler)
-    level, logger.propagate = logger.level, False
-    logger.setLevel(logging.INFO)
+    ours, root = logging.getLogger("pd_testkit"), logging.getLogger()
+    level = ours.level
+    root.addHandler(handler)
+    ours.setLevel(logging.INFO)
     try:
         yield log
     finally:
         log.flush()
-        logger.setLevel(level)
-        logger.propagate = True
-        logger.removeHandler(handler)
+        ours.setLevel(level)
+        root.removeHandler(handler)
 
 
 class _Handler(LogHandler):
