@@ -60,7 +60,7 @@ def test_what_does_not_heed_sigterm_is_killed_after_its_grace(tmp_path: Path) ->
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("victim", [0, 1], ids=["leash", "command"])
+@pytest.mark.parametrize("victim", [0, 1], ids=["command", "leash"])
 def test_a_killed_process_takes_its_children_along(tmp_path: Path, victim: int) -> None:
     async def scenario() -> None:
         log = tmp_path / "p.log"
@@ -127,7 +127,7 @@ def test_a_killed_stack_leaves_nothing(tmp_path: Path) -> None:
     )
     with stack:
         assert stack.stdout is not None
-        leash, pid = map(int, stack.stdout.readline().split())
+        pid, leash = map(int, stack.stdout.readline().split())
         assert within(lambda: "serves as" in log.read_text())
         grandchild = printed_child(log)
         assert all(map(alive, (leash, pid, grandchild)))

@@ -167,10 +167,11 @@ def _announce(stack: Up, as_json: bool) -> None:
         ready = {"event": "ready", "seconds": round(stack.seconds, 3), **_stack(record)}
         _print_json({**ready, "processes": [_process(entry) for entry in record.entries]})
         return
-    table = _table("process", "role", "url", "pid", "log")
+    table = _table("process", "role", "url", "pid")
     for entry in record.entries:
-        table.add_row(entry.name, entry.role, entry.url, _pid(entry), entry.log)
+        table.add_row(entry.name, entry.role, entry.url, _pid(entry))
     _print(table)
+    click.echo(f"logs: {record.logs}")
     click.echo(f"{record.name} serves {record.model} at {record.url} after {stack.seconds:.1f} s")
 
 
@@ -248,7 +249,7 @@ def _stack(record: Record) -> dict[str, Any]:
 
 
 def _process(entry: Entry) -> dict[str, Any]:
-    pid = entry.pids[-1].number if entry.pids else None
+    pid = entry.pids[0].number if entry.pids else None
     return {
         "name": entry.name,
         "role": entry.role,
@@ -259,20 +260,20 @@ def _process(entry: Entry) -> dict[str, Any]:
 
 
 def _pid(entry: Entry) -> str:
-    return str(entry.pids[-1].number) if entry.pids else ""
+    return str(entry.pids[0].number) if entry.pids else ""
 
 
 def _table(*columns: str) -> Table:
-    table = Table(*columns, box=None, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
 
 
 def _print(table: Table) -> None:
     """Not wrapped where another program reads it."""
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 400, crop=False)
+    width = None if sys.stdout.isatty() else 400
+    Console(width=width).print(table)
 
 
 def _print_json(value: Any) -> None:

@@ -1,10 +1,10 @@
 """Run as a script between a stack and one of its processes, which must not outlive the stack.
 
-``python leash.py FD SECONDS COMMAND...`` in a process group of its own. FD is one end of a
-socket pair, whose other end is the stack's. Over it go the lines ``pid NUMBER`` when the command
-runs, and ``exit STATUS`` (as in `subprocess.Popen.returncode`) when it has ended. When the other
-end is closed, by the stack or by its death, the group gets SIGTERM, and SIGKILL after SECONDS.
-Whatever ends the command, no process of the group is left.
+``python leash.py FD SECONDS COMMAND...`` runs the command in a session of its own. FD is one end of
+a socket pair, whose other end is the stack's. Over it go the lines ``pid NUMBER`` when the command
+runs, and ``exit STATUS`` (as in `subprocess.Popen.returncode`) when it and all of its group have
+ended. When the other end is closed, by the stack or by its death, the group gets SIGTERM, and
+SIGKILL after SECONDS; SIGKILL at once when a byte comes.
 
 Imports the standard library only, since it is run without any other.
 """
@@ -17,10 +17,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 
 NOT_RUN = 127
 """The status of a command that could not be started, as a shell has it."""
+
+_LINGER_S = 1.0
+"""For what the command has started to end when it has: trackers that remove shared memory."""
+_PAUSE_S = 0.01
 
 
 def main(fd: int, grace_s: float, command: list[str]) -> None:
@@ -29,25 +34,47 @@ def main(fd: int, grace_s: float, command: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     try:
-        process = subprocess.Popen(command)  # noqa: S603 - the plan's command
+        process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - the plan's
     except OSError as problem:
         print(f"{command[0]}: {problem.strerror}", file=sys.stderr, flush=True)  # noqa: T201
         _say(line, f"exit {NOT_RUN}")
-    else:
-        _say(line, f"pid {process.pid}")
-        threading.Thread(target=_follow, args=(line, grace_s), daemon=True).start()
-        _say(line, f"exit {process.wait()}")
-    os.killpg(0, signal.SIGKILL)
+        return
+    _say(line, f"pid {process.pid}")
+    threading.Thread(target=_follow, args=(line, process.pid, grace_s), daemon=True).start()
+    status = process.wait()
+    if not _emptied(process.pid):
+        _signal(process.pid, signal.SIGKILL)
+        _emptied(process.pid)
+    _say(line, f"exit {status}")
 
 
-def _follow(line: socket.socket, grace_s: float) -> None:
+def _follow(line: socket.socket, group: int, grace_s: float) -> None:
     """Until the stack is gone, and a while longer."""
     with suppress(ConnectionResetError):  # it died before it had read all
         while line.recv(1):
-            continue
-    os.killpg(0, signal.SIGTERM)
-    threading.Event().wait(grace_s)
-    os.killpg(0, signal.SIGKILL)
+            _signal(group, signal.SIGKILL)
+    _signal(group, signal.SIGTERM)
+    time.sleep(grace_s)
+    _signal(group, signal.SIGKILL)
+
+
+def _emptied(group: int) -> bool:
+    """Whether it has no process any more within a short time."""
+    end = time.monotonic() + _LINGER_S
+    while _signal(group, 0):
+        if time.monotonic() > end:
+            return False
+        time.sleep(_PAUSE_S)
+    return True
+
+
+def _signal(group: int, number: int) -> bool:
+    """Whether there is such a group."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):  # the latter on macOS, of a zombie
+        return False
+    return True
 
 
 def _say(line: socket.socket, text: str) -> None:

@@ -37,8 +37,8 @@ class Child:
 
     Attributes:
         log: its path; empty for None.
-        pids: done when the command runs: of its leash, which leads the group, and its own, which is
-            lacking if it could not be started.
+        pids: done when the command runs: its own, by which it leads its group, and its leash's; the
+            first is lacking if it could not be started.
         ended: done when all of the group has ended; its result is the command's exit status,
             negative for a signal.
     """
@@ -71,7 +71,8 @@ class Child:
     def kill(self) -> None:
         """At once, all of the group."""
         if not self.ended.done():
-            _kill_group(self._process.pid)
+            with suppress(OSError):  # the leash has just ended
+                self._line.send(b"k")
 
     async def tail(self) -> list[str]:
         """The last lines of its log."""
@@ -79,21 +80,30 @@ class Child:
 
     async def _follow(self) -> int:
         reader, writer = await asyncio.open_connection(sock=self._line)
-        status = -signal.SIGKILL  # of a leash that was killed
+        status = None
         while line := await reader.readline():
             word, number = line.split()
             if word == b"pid":
-                self.pids.set_result((self._process.pid, int(number)))
+                self.pids.set_result((int(number), self._process.pid))
             else:
                 status = int(number)
-        if not self.pids.done():
-            self.pids.set_result((self._process.pid,))
-        # Its leader has not been waited for: the number is its still.
-        _kill_group(self._process.pid)
         self._process.wait()
         writer.close()
-        await _emptied(self._process.pid)
-        return status
+        if not self.pids.done():
+            self.pids.set_result((self._process.pid,))
+        return await _unleashed(self.pids.result()[0]) if status is None else status
+
+
+async def _unleashed(pid: int) -> int:
+    """Ends a group whose leash was killed. How the command would have ended is not known."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _REAPED_S
+    with suppress(ProcessLookupError, PermissionError):
+        # Until whoever waits for orphans has done so; a container may have none that does.
+        while loop.time() < end:
+            os.killpg(pid, signal.SIGKILL)
+            await asyncio.sleep(_REAPED_S / 100)
+    return -signal.SIGKILL
 
 
 def locally(logs: Path) -> Callable[[Process], Child]:
@@ -128,24 +138,6 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
     merged = {**os.environ, **env}
     own = str(Path(sys.executable).parent)
     return {**merged, "PATH": f"{own}{os.pathsep}{merged.get('PATH', os.defpath)}"}
-
-
-def _kill_group(group: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for zombies
-        os.killpg(group, signal.SIGKILL)
-
-
-async def _emptied(group: int) -> None:
-    """Until the killed group has no member, not even a zombie that another process waits for.
-
-    A container's first process may be one that never waits; so not for ever.
-    """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + _REAPED_S
-    with suppress(ProcessLookupError, PermissionError):
-        while loop.time() < end:
-            os.killpg(group, 0)
-            await asyncio.sleep(_REAPED_S / 100)
 
 
 def tail(log: Path) -> list[str]:

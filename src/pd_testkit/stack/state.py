@@ -75,7 +75,7 @@ class Entry:
     """One process as it was started.
 
     Attributes:
-        pids: its leash, which leads its group, and itself; none on another machine.
+        pids: itself, by which it leads its group, and its leash; none on another machine.
         log: where it is.
         clean_up: commands that remove what may outlive it.
     """
@@ -175,7 +175,7 @@ class Journal:
         folder.write(self.record)
 
     def started(self, process: Process, pids: Sequence[int], log: str) -> None:
-        """Args: pids: of the leash and the command; none on another machine."""
+        """Args: pids: the command's and its leash's; none on another machine."""
         entry = Entry(
             process.name,
             process.role,
