@@ -23,23 +23,20 @@ async def _moved(deployment: Deployment) -> str:
             "nothing shows whether the KV moved or D computed the prompts again",
         )
     tolerance = _PROMPTS * deployment.block_size
-    first, second = [await _group(deployment, blocks, tolerance) for blocks in _BLOCKS]
-    groups = (first, second)
-    wrong = [told for group in groups if (told := unaccounted(group, tolerance))]
-    if (
-        not wrong
-        and first.external is None
-        and (told := out_of_proportion(first, second, tolerance))
-    ):
-        wrong = [told]
-    if wrong:
-        missing = sum(group.missing for group in groups)
-        raise Unexpected(
-            f"{2 * _PROMPTS} prompts of {_BLOCKS[0]} and {_BLOCKS[1]} blocks",
-            f"the KV of {missing} tokens to come from P, give or take {2 * tolerance}",
-            "; ".join(wrong),
-        )
+    groups: list[Moved] = []
+    for blocks in _BLOCKS:
+        groups.append(await _group(deployment, blocks, tolerance))
+        if wrong := unaccounted(groups[-1], tolerance):
+            raise _unexpected(groups[-1], tolerance, wrong)
+    first, second = groups
+    if first.external is None and (wrong := out_of_proportion(first, second, tolerance)):
+        raise _unexpected(second, tolerance, wrong)
     return "; ".join(map(str, groups))
+
+
+def _unexpected(group: Moved, tolerance: int, wrong: str) -> Unexpected:
+    expected = f"the KV of {group.missing} tokens to come from P, give or take {tolerance}"
+    return Unexpected(f"{_PROMPTS} prompts of {group.prompts} tokens in all", expected, wrong)
 
 
 async def _group(deployment: Deployment, blocks: int, tolerance: int) -> Moved:
