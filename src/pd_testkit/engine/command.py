@@ -7,12 +7,13 @@ import errno
 import gc
 import ipaddress
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -189,7 +190,11 @@ def engine(
     except ValueError as wrong:
         raise click.UsageError(str(wrong)) from None
     _check_model(settings)
-    with _bound(settings.host, port) as listening, _logging() as log:
+    with (
+        _bound(settings.host, port) as listening,
+        _logging() as log,
+        _apart() as out,
+    ):
         with _uncollected():
             model, tokenizer = _model(settings)
             # Both import torch: what is wrong with the options is said before.
@@ -205,7 +210,7 @@ def engine(
         process = EngineProcess(
             settings, core, tokenizer, model.shape.max_tokens, planned, protocol, log
         )
-        _run(process.serve(listening, endpoints, heartbeat, admin_key, access_log))
+        _run(process.serve(listening, out, endpoints, heartbeat, admin_key, access_log))
 
 
 def _check_model(settings: Settings) -> None:
@@ -269,6 +274,20 @@ def _model(settings: Settings) -> tuple[Model, Tokenizer]:
     except (ValueError, RuntimeError) as wrong:
         reason = str(wrong).partition("\n")[0]
         raise click.ClickException(f"--model {settings.model}: {reason}") from None
+
+
+@contextmanager
+def _apart() -> Iterator[BinaryIO]:
+    """Standard output for ourselves: what libraries print there goes to standard error. NIXL
+    does."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "wb", buffering=0) as out:
+        os.dup2(2, 1)
+        try:
+            yield out
+        finally:
+            sys.stdout.flush()
+            os.dup2(out.fileno(), 1)
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class Exchange:
                     http.transport.close()
                 raise
             except LoadFailed as failed:
-                raise Refused(500, f"the prompt's KV could not be had: {failed}") from None
+                raise Refused(500, str(failed)) from None
             except ValueError as wrong:
                 raise Refused(400, str(wrong)) from None
             except RuntimeError:

@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import msgspec
@@ -57,12 +57,19 @@ class EngineProcess:
     async def serve(
         self,
         listening: socket.socket,
+        out: BinaryIO,
         endpoints: Sequence[str],
         heartbeat_s: float,
         admin_key: str | None,
         access_log: bool,
     ) -> None:
-        """Until a signal says to end."""
+        """Until a signal says to end.
+
+        Args:
+            listening: bound, for HTTP.
+            out: gets the line that says that the engine serves.
+            endpoints: of routers to register with.
+        """
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -86,7 +93,7 @@ class EngineProcess:
                 site = web.SockSite(runner, listening, backlog=1024)
                 await site.start()
                 registration = self._registration(listening, endpoints, heartbeat_s)
-                self._say_ready(listening)
+                self._say_ready(listening, out)
                 await ended.wait()
                 self._event("ending")
                 await loop.run_in_executor(None, registration.close)
@@ -154,7 +161,7 @@ class EngineProcess:
         )
         return Registration(endpoints, engines, interval_s=heartbeat_s, faults=self._faults)
 
-    def _say_ready(self, listening: socket.socket) -> None:
+    def _say_ready(self, listening: socket.socket, out: BinaryIO) -> None:
         settings = self._settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         ready = {
@@ -164,7 +171,7 @@ class EngineProcess:
             "model": settings.name,
             "role": settings.role,
         }
-        click.echo(msgspec.json.encode(ready))
+        out.write(msgspec.json.encode(ready) + b"\n")
         if settings.host not in LOOPBACK:
             self._event("warning", message=f"whoever reaches {settings.host} may ask")
         self._event("serving", **{name: ready[name] for name in ("url", "side_channel", "role")})
