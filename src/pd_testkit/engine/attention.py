@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pd_testkit.engine.fixed_point import FINE_BITS, loud, settle
+from pd_testkit.engine.fixed_point import FINE_BITS, settle
 
 QUERIES = 256
 """Tokens of one request that attend at once: bounds the scores' memory."""
@@ -91,10 +91,10 @@ class Rows:
         matrix.index_copy_(0, rows.flatten(), values.reshape(-1, self._width).to(cache.dtype))
 
     def read(self, cache: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """(request, head, token, element), float64, for rows of (request, token)."""
+        """A copy of rows of (request, token): (request, head, token, element)."""
         requests, tokens, _ = rows.shape
-        found = cache.view(-1, self._width).index_select(0, rows.flatten()).double()
-        return loud(found).view(requests, tokens, self._heads, self._dim).transpose(1, 2)
+        found = cache.view(-1, self._width).index_select(0, rows.flatten())
+        return found.view(requests, tokens, self._heads, self._dim).transpose(1, 2)
 
 
 class Step:

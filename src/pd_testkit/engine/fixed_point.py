@@ -46,11 +46,12 @@ def odd(x: torch.Tensor) -> torch.Tensor:
 
 
 def loud(x: torch.Tensor) -> torch.Tensor:
-    """Integers as they are; of anything else the fraction becomes enormous. In place.
+    """Integers as float64; of anything else the fraction becomes enormous. In place for float64.
 
     A cache holds integers. A byte that changed on its way may have left a fraction of 2**-52, that
     no model would ever notice; this one shall.
     """
+    x = x.double()
     return x.add_(x.frac(), alpha=2.0**52)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import silu
 
 from pd_testkit.engine.attention import Batch, Step, attend
-from pd_testkit.engine.fixed_point import FINE_BITS, fold, odd, settle
+from pd_testkit.engine.fixed_point import FINE_BITS, fold, loud, odd, settle
 from pd_testkit.engine.shape import ModelShape
 from pd_testkit.engine.weights import HeadWeights, LatentWeights, LayerWeights, draw, score_scale
 from pd_testkit.reference.heads import shard
@@ -197,8 +197,8 @@ class _HeadAttention:
         found = [
             attend(
                 queries[group.tokens],
-                step.cells.read(key_cache, group.rows),
-                step.cells.read(value_cache, group.rows),
+                loud(step.cells.read(key_cache, group.rows)),
+                loud(step.cells.read(value_cache, group.rows)),
                 group,
             )
             for group in step.groups
@@ -245,7 +245,7 @@ class _LatentAttention:
         queries = settle(torch.cat((turned[:, :heads], absorbed), -1), FINE_BITS)
         found = []
         for group in step.groups:
-            keys = step.cells.read(cache, group.rows)
+            keys = loud(step.cells.read(cache, group.rows))
             found.append(attend(queries[group.tokens], keys, keys[..., rope:], group))
         values = settle(_joined(found).transpose(0, 1) @ self._value_up, FINE_BITS)
         return values.transpose(0, 1).flatten(1) @ self._output

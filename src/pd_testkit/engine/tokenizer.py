@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
     ends: frozenset[int]
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Its ids, without any mark before or after."""
+        """The ids of a prompt."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """Their text; marks have none, and bytes that are no UTF-8 become U+FFFD."""

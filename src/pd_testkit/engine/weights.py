@@ -25,8 +25,8 @@ LOGIT_SPREAD = 3.0
 QUIET = 0.4
 """Of logits of what is no printable character, as a part of the others'. A byte that is no UTF-8
 is shown as U+FFFD, whichever it was: answers should not be made of these."""
-END_LOUDNESS = 0.85
-"""Of the logit of the text's end, as a part of the others'; about one token of 250 is one."""
+END_LOUDNESS = 0.78
+"""Of the logit of the text's end, as a part of the others'; about one token of 450 is one."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def draw(seed: int, shape: ModelShape) -> Weights:
     head = _uniform(seed, "head", shape.width, shape.vocabulary, gain=LOGIT_SPREAD)
     return Weights(
         # About as large as what one layer adds.
-        embedding=_uniform(seed, "embedding", shape.vocabulary, shape.width, fan_in=1, gain=0.3),
+        embedding=_uniform(seed, "embedding", shape.vocabulary, shape.width, fan_in=1, gain=0.1),
         layers=tuple(_layer(seed, f"layer {i}", shape) for i in range(shape.layers)),
         head=_on_grid(head * _loudness(shape.vocabulary)),
     )
