@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,37 +41,50 @@ class Running:
         }
 
 
-@contextmanager
-def stack(folder: Path, *arguments: str) -> Iterator[Running]:
-    """``pd-testkit up`` with these arguments; its end is clean."""
+class Starting:
+    """A process that says when it is ready, in one line of JSON."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def ready(self) -> dict[str, Any]:
+        """What it says, once it does."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, self._log.read_text("utf-8", "replace")
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+
+def running(ready: dict[str, Any]) -> Running:
+    """The stack that ``pd-testkit up --json`` tells of."""
+    return Running(ready["url"], tuple(ready["prefill"]), tuple(ready["decode"]), ready["model"])
+
+
+def stack(folder: Path, *arguments: str) -> AbstractContextManager[Starting]:
+    """``pd-testkit up`` with these arguments."""
     command = [*KIT, "up", "--json", "--name", folder.name, "--log-dir", str(folder / "logs")]
-    with _process([*command, *FREE_PORTS, *arguments], folder / "up.log") as ready:
-        yield Running(ready["url"], tuple(ready["prefill"]), tuple(ready["decode"]), ready["model"])
+    return _starting([*command, *FREE_PORTS, *arguments], folder / "up.log")
+
+
+def engine(folder: Path, name: str, *arguments: str) -> AbstractContextManager[Starting]:
+    """``pd-testkit engine`` with these arguments."""
+    return _starting([*KIT, "engine", "--port", "0", *arguments], folder / f"{name}.log")
 
 
 @contextmanager
-def engine(folder: Path, name: str, *arguments: str) -> Iterator[str]:
-    """The URL of a ``pd-testkit engine`` with these arguments."""
-    command = [*KIT, "engine", "--port", "0", *arguments]
-    with _process(command, folder / f"{name}.log") as ready:
-        yield ready["url"]
-
-
-@contextmanager
-def _process(command: list[str], log: Path) -> Iterator[dict[str, Any]]:
-    """What a process says when it is ready, in one line of JSON. Ended, it exits with 0."""
+def _starting(command: list[str], log: Path) -> Iterator[Starting]:
+    """The process, until the end of this; told to end, it exits with 0."""
     with (
         log.open("wb") as errors,
         subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         ) as process,
     ):
-        assert process.stdout is not None
         try:
-            line = process.stdout.readline()
-            assert line, log.read_text("utf-8", "replace")
-            yield json.loads(line)
+            yield Starting(process, log)
             process.terminate()
-            assert process.wait(PATIENCE_S) == 0
+            assert process.wait(PATIENCE_S) == 0, log.read_text("utf-8", "replace")
         finally:
             process.terminate()

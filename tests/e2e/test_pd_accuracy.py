@@ -19,7 +19,7 @@ from pd_testkit.bench.accuracy_command import CHECKS
 from pd_testkit.bench.endpoint import Endpoint
 from pd_testkit.bench.kv_movement import Engines
 from tests.e2e.forwarder import Forwarder
-from tests.e2e.running import KIT, PATIENCE_S, Running, engine, stack
+from tests.e2e.running import KIT, PATIENCE_S, Running, engine, running, stack
 from tests.kit.toy_deployment import served
 
 ADMIN_KEY = "e2e-key"
@@ -42,15 +42,19 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     folder = tmp_path_factory.mktemp("pd-accuracy")
     arguments = ("--prefill", "2", "--decode", "2", "--router", "pd-testkit")
     careful = ("--role", "decode", "--kv-digest", "--fault", "kv-corrupt")
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as running:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as processes:
         patch.setenv("XDG_STATE_HOME", str(folder))
         patch.setenv("PD_ENGINE_ADMIN_KEY", ADMIN_KEY)
-        yield Bed(
-            running.enter_context(stack(folder, *arguments)),
-            running.enter_context(engine(folder, "oracle", "--role", "both")),
-            running.enter_context(engine(folder, "careful", *careful)),
-            folder,
+        up, *engines = map(
+            processes.enter_context,
+            (
+                stack(folder, *arguments),
+                engine(folder, "oracle", "--role", "both"),
+                engine(folder, "careful", *careful),
+            ),
         )
+        oracle, own = (each.ready()["url"] for each in engines)
+        yield Bed(running(up.ready()), oracle, own, folder)
 
 
 def accuracy(bed: Bed, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
