@@ -25,11 +25,16 @@ GREEDY = Sampling(max_tokens=8, ignore_eos=True)
 torch.set_num_threads(1)
 
 
-def core(model: str = "tiny", *, parts: Mapping[str, Any] | None = None, **settings: Any) -> EngineCore:
+def core(
+    model: str = "tiny", *, parts: Mapping[str, Any] | None = None, **settings: Any
+) -> EngineCore:
     """Started; ``parts`` are those of `EngineCore` beside the model and the tokenizer."""
     chosen = Settings(model=model, **{"num_blocks": 64, "block_size": 16, **settings})
     engine = EngineCore(
-        chosen, _decoder(model, chosen.tp_size, chosen.dtype, chosen.layout), Bytes(), **(parts or {})
+        chosen,
+        _decoder(model, chosen.tp_size, chosen.dtype, chosen.layout),
+        Bytes(),
+        **(parts or {}),
     )
     engine.start()
     return engine

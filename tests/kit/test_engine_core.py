@@ -6,7 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from .engine_cores import (
+
+from pd_testkit.engine.generation import Generation, Hold, Load, Sampling
+from pd_testkit.engine.shape import SHAPES
+from tests.kit.engine_cores import (
     GREEDY,
     answer,
     at_rest,
@@ -19,9 +22,6 @@ from .engine_cores import (
     prompt_of,
     running,
 )
-
-from pd_testkit.engine.generation import Generation, Hold, Load, Sampling
-from pd_testkit.engine.shape import SHAPES
 
 TOKENS = GREEDY.max_tokens
 BYTES = SHAPES["tiny"].kv_bytes(8)
@@ -132,7 +132,7 @@ def test_a_prompt_that_d_has_moves_no_byte_and_frees_p() -> None:
             await handed_over(p, d, "first", prompt)
             moved = d.stats().transfer_bytes
             shorter = prompt[:32]
-            load = await prefill(p, "second", shorter + (1,))
+            load = await prefill(p, "second", (*shorter, 1))
             tokens = await answer(d, Generation("second", (*shorter, 1), GREEDY, load))
             assert ids(tokens) == oracle((*shorter, 1), TOKENS)
             assert d.stats().transfer_bytes - moved == BYTES

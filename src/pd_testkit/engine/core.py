@@ -225,6 +225,9 @@ class EngineCore:
                 self._replicas[0].release(generation.transfer)
             self._put([(answer, error)])
             return
+        except Exception as bug:
+            self._put([(answer, bug)])
+            raise
         answer.replica = replica
         self._answers[answer.progress] = answer
 

@@ -118,7 +118,7 @@ class Replica:
             request_id,
             generation.prompt,
             answer_limit(generation),
-            _source(part, len(generation.prompt)) if isinstance(part, Load) else None,
+            _checked(part, len(generation.prompt)) if isinstance(part, Load) else None,
             remote_decode=isinstance(part, Hold),
         )
         progress = Progress(generation, self._tokenizer, request)
@@ -141,9 +141,8 @@ class Replica:
 
     def release(self, load: Load) -> None:
         """Have P free what it holds for that load."""
-        source = _source(load, 0)
         name = f"released {load.transfer_id}"
-        self.connector.start(ConnectorMetadata(receive={name: source}), ())
+        self.connector.start(ConnectorMetadata(receive={name: _source(load, None)}), ())
 
     def fail(self, error: Exception) -> list[Delivery]:
         """All answers under way end with that error."""
@@ -286,7 +285,7 @@ class Replica:
             if (progress := self._answers.get(request_id)) is not None:
                 counts.external_hits += progress.external
                 progress.cached += progress.external
-        counts.failed_transfers += len(report.failed)
+        counts.failed_transfers += sum(request_id in self for request_id in report.failed)
         counts.failed_digests += report.differing
         counts.expired_holds += report.expired
         errors = self._scheduler.update(report.sent, report.received, report.failed)
@@ -319,23 +318,25 @@ def _transfer_id(generation: Generation) -> str | int | None:
     return generation.request_id if part.transfer_id is None else part.transfer_id
 
 
-def _source(load: Load, prompt: int) -> RemoteTransfer:
-    """Where the KV of so many tokens lies.
+def _checked(load: Load, prompt: int) -> RemoteTransfer:
+    """Where the KV of a prompt of so many tokens lies.
 
     Raises:
         ValueError: P has no blocks, or too few for its tokens.
     """
     blocks, tokens = load.block_ids, load.tokens
+    if blocks == ():
+        raise ValueError("a remote prefill of no blocks")
     room = len(blocks) * load.block_size if blocks and load.block_size else None
     if tokens is not None and room is not None and tokens > room:
         raise ValueError(f"{tokens} tokens do not fit into P's blocks, which hold {room}")
-    if blocks == () and prompt:
-        raise ValueError("a remote prefill of no blocks")
-    if blocks is None and tokens is None:
-        tokens = prompt
+    return _source(load, prompt if blocks is None and tokens is None else tokens)
+
+
+def _source(load: Load, tokens: int | None) -> RemoteTransfer:
     return RemoteTransfer(
         local_block_ids=(),
-        remote_block_ids=blocks or (),
+        remote_block_ids=load.block_ids or (),
         remote_engine_id=load.engine_id,
         remote_host=load.host,
         remote_port=load.port,

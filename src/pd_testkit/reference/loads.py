@@ -121,7 +121,7 @@ class Load(Move):
         transfer = self.transfer
         if self._terms.claims and transfer.remote_block_ids:
             self._asked = self._clock()
-            claim = Claim(transfer.transfer_id, self.reader)
+            claim = Claim(transfer.transfer_id, self.reader, transfer.remote_engine_id)
             self._claims = [self._peers.claim(source.address, claim) for source in self.sources]
         elif not transfer.remote_block_ids:  # P may have to compute it first
             self.patience_s = self._terms.hold_s
@@ -149,6 +149,13 @@ class Load(Move):
             self.cost.descriptors += len(plan[2]) * len(peer.caches)
         self.cost.post_seconds = self._clock() - self.cost.began
         return tuple(self.movements.values())
+
+    @property
+    def waits_for(self) -> dict[Address, str]:
+        """The engines, by address, that will say when their bytes have come."""
+        if not self.movements or all(movement.silent for movement in self.movements.values()):
+            return {}
+        return {source.address: source.meeting.result().engine_id for source in self.sources}
 
     def withdraw(self) -> None:
         self._carrier.withdraw(self)
@@ -197,8 +204,9 @@ class Load(Move):
         if not good:
             for source in self.sources:
                 self._peers.forget(source.address)
+        transfer_id, engine_id = self.transfer.transfer_id, self.transfer.remote_engine_id
         for address, readers in self._told:
-            self._peers.tell(address, Done(self.transfer.transfer_id, self.reader, readers))
+            self._peers.tell(address, Done(transfer_id, self.reader, readers, engine_id))
 
     def _address(self, remote_rank: int) -> Address:
         transfer = self.transfer

@@ -154,6 +154,12 @@ class Moves(Generic[K]):
             if running.stage is _Stage.MOVING:
                 running.move.withdraw()
 
+    def give_up(self, key: K) -> None:
+        """What is under way will not arrive: it is late already."""
+        running = self._running.get(key)
+        if running is not None:
+            running.deadline = -math.inf
+
     def poll(self) -> dict[K, bool]:
         """What ended since the last poll, and whether well."""
         ended = {}

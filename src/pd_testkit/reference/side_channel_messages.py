@@ -104,6 +104,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """Of one request on one D worker."""
     readers: int = 1
     """D workers that tell this P worker of the request."""
+    engine_id: str | None = None
+    """P's: another life of it, which may use the transfer's id anew, is not meant."""
 
 
 class Allocated(msgspec.Struct, frozen=True, tag=True):
@@ -178,6 +180,8 @@ class Claim(msgspec.Struct, frozen=True, tag=True):
 
     transfer_id: TransferId
     reader: str
+    engine_id: str | None = None
+    """P's, as of `Done`."""
 
 
 class Claimed(msgspec.Struct, frozen=True, tag=True):

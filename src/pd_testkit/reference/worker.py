@@ -37,9 +37,12 @@ from pd_testkit.reference.side_channel_messages import (
 )
 from pd_testkit.reference.terms import USUAL, Terms
 from pd_testkit.reference.transport import Transport
+from pd_testkit.reference.vigil import Vigil
 
-_LEASE = 3
+_LEASE = 2
 """Times its own patience that P keeps what a reader has claimed and is not done with."""
+_VIGIL_S = 2.0
+"""Between two looks whether those live who are to write."""
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +156,7 @@ class WorkerSide:
             self.memory.release()
             raise
         self._peers = Peers(engine, geometry, patience_s, wake, terms)
+        self._vigil = Vigil(lambda address: self._peers.meet(address, None), _VIGIL_S, clock)
         self._loads: Moves[str] = Moves(self.memory, patience_s, clock)
         self._pushes: Moves[tuple[TransferId, str]] = Moves(self.memory, patience_s, clock)
         self._receiving = Receiving(
@@ -253,6 +257,9 @@ class WorkerSide:
             self._take(self._inbox.get())
         self._receiving.poll()
         self._pushes.poll()
+        for request_id in self._vigil.poll(self._waiting()) if self._terms.claims else ():
+            _log.warning("load of %r: its peer is gone", request_id)
+            self._loads.give_up(request_id)
         loads = self._loads.poll()
         ended = {request_id: self._under_way.pop(request_id) for request_id in loads}
         for request_id in loads:
@@ -288,6 +295,7 @@ class WorkerSide:
             self._pushes.deadline,
             self._leases.next_end,
             self._early.deadline,
+            self._vigil.deadline,
         )
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -302,6 +310,10 @@ class WorkerSide:
 
     def _reader(self, request_id: str) -> str:
         return f"{self._engine.name}/{request_id}"
+
+    def _waiting(self) -> dict[str, dict[Address, str]]:
+        waiting = {request_id: load.waits_for for request_id, load in self._under_way.items()}
+        return {request_id: peers for request_id, peers in waiting.items() if peers}
 
     def _cost(self, load: Load) -> Received:
         cost = load.cost
@@ -328,6 +340,8 @@ class WorkerSide:
 
     def _claim(self, claim: Claim) -> Claimed:
         """On the listener's thread."""
+        if claim.engine_id not in (None, self._engine_id):
+            raise Refused("engine", self._engine_id, str(claim.engine_id))
         seconds = _LEASE * self._patience_s
         with self._leasing:
             until = self._clock() + seconds
@@ -359,6 +373,8 @@ class WorkerSide:
             self._receiving.written(message)
         elif isinstance(message, Withdrawn):
             self._withdraw(message)
+        elif isinstance(message, Done) and message.engine_id not in (None, self._engine_id):
+            _log.warning("%r told of %r, another life", message.reader, message.engine_id)
         elif message.transfer_id not in self._holds and self._terms.early:
             if not self._early.add(message, self._clock()):
                 self._written(message, False)
