@@ -44,6 +44,8 @@ DEFECTS = {
     "seed-ignored": "seed",
     "one-draw": "seed",
     "500-for-wrong": "errors",
+    "refuses-without-a-word": "errors",
+    "text-for-json": "completion",
     "serves-too-long": "errors",
     "a-wrong-token": "tokens",
     "one-answer": "tokens",
@@ -139,6 +141,8 @@ class Toy:
             prompt = self._prompt(body)
         except ValueError as problem:
             status = 500 if self.defect == "500-for-wrong" else 400
+            if self.defect == "refuses-without-a-word":
+                return web.Response(status=400)
             return web.json_response({"error": {"message": str(problem)}}, status=status)
         self.running += 1
         self.asked += 1
@@ -150,7 +154,8 @@ class Toy:
             texts = self._texts(prompt, body)
             if body.get("stream"):
                 return await self._stream(http, body, texts, tokens)
-            return web.json_response(self._whole(body, texts, tokens))
+            kind = "text/plain" if self.defect == "text-for-json" else "application/json"
+            return web.json_response(self._whole(body, texts, tokens), content_type=kind)
         finally:
             self.running -= 1
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -59,30 +61,40 @@ async def alone(engine: CpuEngine) -> AsyncIterator[str]:
     """
     command = [sys.executable, "-m", "pd_testkit", "engine", "--role", "both", "--port", "0"]
     command += ["--model", engine.model_path, "--seed", str(engine.seed), "--dtype", engine.dtype]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield await _url(process, command)
-    finally:
-        if process.returncode is None:
-            process.terminate()
+    with tempfile.TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+        )
         try:
-            await asyncio.wait_for(process.wait(), _END_S)
-        except asyncio.TimeoutError:
-            process.kill()
-            await process.wait()
+            url = await _url(process)
+            if url is None:
+                log.seek(0)
+                told = log.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
+                again = shlex.join(command)
+                raise Unexpected("the oracle", "an engine that serves", told or "nothing", again)
+            yield url
+        finally:
+            await _end(process)
 
 
-async def _url(process: asyncio.subprocess.Process, command: list[str]) -> str:
+async def _url(process: asyncio.subprocess.Process) -> str | None:
+    """Where it serves; None: it does not."""
     assert process.stdout is not None
     try:
         line = await asyncio.wait_for(process.stdout.readline(), START_S)
-        ready = msgspec.json.decode(line, type=_Ready)
+        return msgspec.json.decode(line, type=_Ready).url
     except (asyncio.TimeoutError, msgspec.DecodeError):
-        again = " ".join(command[1:])
-        raise Unexpected("the oracle", "an engine that serves", "none", again) from None
-    return ready.url
+        return None
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _END_S)
+    except asyncio.TimeoutError:
+        process.kill()
+        await process.wait()
