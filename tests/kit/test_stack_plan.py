@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pd_testkit.cli import main
+from pd_testkit.engine.command import engine
 from pd_testkit.engine.shape import SHAPES
 from pd_testkit.proxy.command import proxy
 from pd_testkit.stack import cpu_engines
@@ -165,6 +168,23 @@ def test_our_proxy_takes_the_command_line(settings: dict[str, Any]) -> None:
     assert [engine.dp_size for engine in engines] == [settings.get("prefill_dp", 1), 1][: len(urls)]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"connector": "moriio", "transfer_mode": "write"},
+        {"transport": "zmq", "kv_digest": "1", "served_model_name": "m", "dtype": "float32"},
+        {"prefill_args": "--fault refuse --hold 5"},
+    ],
+)
+def test_our_engine_takes_the_command_line(settings: dict[str, Any]) -> None:
+    plan = make_plan(read(settings, {}), AnyMachine("python"))
+    p, d = one(plan, "prefill-0").argv, one(plan, "decode-0").argv
+    assert p[:4] == d[:4] == ("python", "-m", "pd_testkit", "engine")
+    roles = [engine.make_context("engine", list(argv[4:])).params["role"] for argv in (p, d)]
+    assert roles == ["prefill", "decode"]
+
+
 def test_engines_get_what_is_set_for_their_leg() -> None:
     plan = planned(
         prefill_tp=2,
@@ -190,6 +210,29 @@ def test_each_engine_has_ports_of_its_own() -> None:
     assert one(plan, "prefill-0").ports == (8100, 14580, 14581, 14582, 14583)
     assert one(plan, "prefill-1").ports == (8101, 14584, 14585, 14586, 14587)
     assert one(plan, "decode-1").ports == (8201, 15581)
+
+
+@given(
+    engines=st.tuples(*[st.integers(1, 4)] * 6),
+    bases=st.lists(st.integers(20000, 20040), min_size=5, max_size=5),
+)
+def test_no_two_processes_of_a_plan_have_a_port_in_common(
+    engines: tuple[int, ...], bases: list[int]
+) -> None:
+    sizes = ("prefill", "decode", "prefill_tp", "decode_tp", "prefill_dp", "decode_dp")
+    ports = ("prefill_port", "decode_port", "prefill_side_port", "decode_side_port", "router_port")
+    settings = {**dict(zip(sizes, engines, strict=True)), **dict(zip(ports, bases, strict=True))}
+    if said := problems(**settings):
+        shared = [line for line in said if "would both have it" in line]
+        heads = [line for line in said if "ranks cannot share" in line]
+        assert len(shared) + len(heads) == len(said)
+        assert (3 in engines[2:4]) == bool(heads)
+        return
+    plan = planned(**settings)
+    bound = [port for process in plan.processes for port in process.ports]
+    assert len(set(bound)) == len(bound)
+    p, d, p_tp, d_tp, p_dp, d_dp = engines
+    assert len(bound) == p * (1 + p_tp * p_dp) + d * (1 + d_tp * d_dp) + 1
 
 
 def test_a_port_that_is_0_is_one_that_is_free() -> None:

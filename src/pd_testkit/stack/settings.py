@@ -111,27 +111,29 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    engine: Annotated[Literal["cpu", "vllm"], _named("What", "PD_ENGINE")] = "cpu"
+    engine: Annotated[Literal["cpu", "vllm"], _named("Deployment", "PD_ENGINE")] = "cpu"
     """The kit's own engine, or vLLM's."""
-    runner: Annotated[Literal["local", "docker", "ray"], _named("What", "PD_RUNNER")] = "local"
+    runner: Annotated[Literal["local", "docker", "ray"], _named("Deployment", "PD_RUNNER")] = (
+        "local"
+    )
     """Processes of this machine, containers, or a Ray cluster."""
     router: Annotated[
-        Literal["pd-testkit", "vllm-router", "sglang-router"], _named("What", "PD_ROUTER")
+        Literal["pd-testkit", "vllm-router", "sglang-router"], _named("Deployment", "PD_ROUTER")
     ] = "pd-testkit"
     """What stands in front of the engines."""
     connector: Annotated[
         Literal["nixl", "p2p_nccl", "moriio", "mooncake", "lmcache", "offloading", "multi"],
         BeforeValidator(_connector),
-        _named("What", "PD_CONNECTOR", "KV_CONNECTOR"),
+        _named("Deployment", "PD_CONNECTOR", "KV_CONNECTOR"),
     ] = "nixl"
     """vLLM's connector, by this name or its own; of a cpu engine the protocol that it speaks."""
     model: Annotated[
         str,
         BeforeValidator(_one_model),
-        _named("What", "MODEL_NAMES", "MODEL", allowed="the name or the folder of one model"),
+        _named("Deployment", "MODEL_NAMES", "MODEL", allowed="the name or the folder of one model"),
     ] = ""
-    """[default: tiny; of vllm engines meta-llama/Llama-3.2-1B-Instruct]"""
-    served_model_name: Annotated[str, _named("What", "SERVED_MODEL_NAME")] = ""
+    """What the engines serve. [default: tiny; of vllm engines meta-llama/Llama-3.2-1B-Instruct]"""
+    served_model_name: Annotated[str, _named("Deployment", "SERVED_MODEL_NAME")] = ""
     """What clients call it. [default: as --model]"""
 
     prefill: Annotated[Count, _named("Engines", "NUM_PREFILL_INSTANCES")] = 1
