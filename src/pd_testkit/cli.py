@@ -23,7 +23,7 @@ _APART = {
 }
 """Commands in a module of their own, which has the command by the same name, and what they do."""
 
-_EXTRAS = {"pydantic_settings": "stack", "rich": "stack", "torch": "torch", "transformers": "hf"}
+_EXTRAS = {"pydantic": "stack", "rich": "stack", "torch": "torch", "transformers": "hf"}
 """What a command imports and the kit alone does not bring, and the extra that does."""
 
 
