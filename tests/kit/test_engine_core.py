@@ -16,7 +16,6 @@ from tests.kit.engine_cores import (
     core,
     handed_over,
     ids,
-    load_of,
     oracle,
     prefill,
     prompt_of,
@@ -186,22 +185,5 @@ def test_chunks_preemption_and_many_at_once() -> None:
             await at_rest(p, d)
             assert d.stats().preemptions > 0
             assert d.stats().transfer_bytes == sum(map(len, prompts)) * BYTES
-
-    asyncio.run(run())
-
-
-def test_answers_to_one_prompt_share_a_hold() -> None:
-    async def run() -> None:
-        p, d = core(role="prefill"), core(role="decode")
-        async with running(p, d):
-            prompt = prompt_of(20)
-            *_, last = await answer(p, Generation("r", prompt, GREEDY, Hold(requests=3)))
-            assert last.transfer is not None
-            load = load_of(last.transfer)
-            for n in range(3):
-                assert p.stats().held == 1
-                tokens = await answer(d, Generation(f"r{n}", prompt, GREEDY, load))
-                assert ids(tokens) == oracle(prompt, TOKENS)
-            await at_rest(p, d)
 
     asyncio.run(run())

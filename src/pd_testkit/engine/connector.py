@@ -83,14 +83,12 @@ class Connector:
         request_id: str,
         transfer_id: TransferId,
         block_ids: Sequence[int],
-        *,
-        requests: int,
         tokens: int,
     ) -> None:
-        """Keep the request's blocks for that transfer."""
+        """Keep the request's blocks, which hold so many tokens, for that transfer."""
         self._held[transfer_id] = request_id
         for rank in self._ranks:
-            rank.worker.hold(transfer_id, block_ids, requests=requests, tokens=tokens)
+            rank.worker.hold(transfer_id, block_ids, tokens=tokens)
 
     def refuse(self, transfer_id: TransferId) -> None:
         """The transfer will not be held."""

@@ -37,11 +37,9 @@ class Hold:
 
     Attributes:
         transfer_id: what D will ask for; None: the request's own id.
-        requests: on D, that will: the answers to one prompt.
     """
 
     transfer_id: str | int | None = None
-    requests: int = 1
 
 
 @dataclass(frozen=True)

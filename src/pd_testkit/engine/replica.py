@@ -263,8 +263,7 @@ class Replica:
             progress.request.request_id,
             transfer_id,
             params["remote_block_ids"],
-            requests=part.requests,
-            tokens=prompt,
+            prompt,
         )
         return replace(
             token,
