@@ -12,6 +12,13 @@ from pd_testkit.engine.fixed_point import FINE_BITS, settle
 
 QUERIES = 256
 """Tokens of one request that attend at once: bounds the scores' memory."""
+RECENCY = 2.0**-10
+"""What a score loses per token that its key lies further back in the block table.
+
+Attention does not know its keys' order: blocks in the wrong one, whose keys have their rotary
+positions in them, would give the same answer. By this bias (that of ALiBi, arXiv:2108.12409, with a
+slope that leaves far tokens their share) it knows.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,15 @@ class Group:
         tokens: where in the step they are, one request after the other.
         rows: of a cache, that hold the requests' tokens in order; see `Rows`. The shorter
             contexts' last token is repeated.
-        unseen: (requests, 1, count, 1, tokens), true for keys that a query must not see: later
-            ones, and repeated ones. None: each sees all.
+        bias: of scores, (requests, 1, count, 1, context): less for keys further back; minus
+            infinity for those that the query must not see: later ones, and repeated ones.
     """
 
     requests: int
     count: int
     tokens: slice
     rows: torch.Tensor
-    unseen: torch.Tensor | None
+    bias: torch.Tensor
 
 
 class Rows:
@@ -155,15 +162,19 @@ def _group(
     padded = [table + [0] * (needed - len(table)) for table in tables]
     position = cells.numbers(context)
     rows = cells.all_of(torch.tensor(padded, device=position.device))[:, :context]
-    unseen = None
-    if count > 1 or min(starts) != max(starts):
-        start = torch.tensor(starts, device=position.device).view(-1, 1)
-        query = start + cells.numbers(count)
-        unseen = (position > query.unsqueeze(-1)).view(requests, 1, count, 1, context)
-        if requests > 1:
-            own = torch.minimum(position, start + (count - 1)).unsqueeze(-1)
-            rows = rows.gather(1, own.expand_as(rows))
-    return Group(requests, count, slice(first, first + count * requests), rows, unseen)
+    start = torch.tensor(starts, device=position.device).view(-1, 1)
+    ahead = position - (start + cells.numbers(count)).unsqueeze(-1)
+    bias = (ahead.double() * RECENCY).masked_fill_(ahead > 0, -torch.inf)
+    if min(starts) != max(starts):
+        own = torch.minimum(position, start + (count - 1)).unsqueeze(-1)
+        rows = rows.gather(1, own.expand_as(rows))
+    return Group(
+        requests,
+        count,
+        slice(first, first + count * requests),
+        rows,
+        bias.view(requests, 1, count, 1, context),
+    )
 
 
 def attend(
@@ -184,9 +195,7 @@ def attend(
         asked = queries.view(requests, count, kv_heads, each, dim).transpose(1, 2)
         asked = asked.reshape(requests, kv_heads, count * each, dim)
     scores = asked @ keys.transpose(2, 3)
-    if group.unseen is not None:
-        seen_apart = scores.view(requests, kv_heads, count, each, tokens)
-        seen_apart.masked_fill_(group.unseen, -torch.inf)
+    scores.view(requests, kv_heads, count, each, tokens).add_(group.bias)
     weights = settle(scores.sub_(scores.amax(-1, keepdim=True)).exp_(), FINE_BITS)
     found = settle((weights @ values).div_(weights.sum(-1, keepdim=True)), FINE_BITS)
     if count == 1:

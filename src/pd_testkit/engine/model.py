@@ -8,7 +8,8 @@ its absorbed form), SwiGLU. Two things are unlike a trained model's:
   layout and block size, computed here or loaded.
 - What attention adds is folded: the digits that a trained model would hardly feel are what counts.
   So each element of each token's KV, in each head and layer, decides on each token that follows,
-  and a single wrong byte gives another answer.
+  and a single wrong byte gives another answer. So does a right byte in the wrong place: scores have
+  a bias by the place in the block table.
 """
 
 from __future__ import annotations

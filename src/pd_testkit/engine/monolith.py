@@ -97,8 +97,9 @@ def _rotate(x: torch.Tensor) -> torch.Tensor:
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
     """Of (head, query, key), not yet divided by its sum."""
-    later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
-    scores = scores.masked_fill(later, float("-inf"))
+    places = torch.arange(scores.shape[-1])
+    back = places.unsqueeze(1) - places
+    scores = (scores - back / 1024).masked_fill(back < 0, float("-inf"))
     return _round(torch.exp(scores - scores.max(-1, keepdim=True).values), 24)
 
 
