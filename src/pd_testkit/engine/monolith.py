@@ -71,7 +71,7 @@ class Monolith:
 
 
 def _round(x: torch.Tensor, bits: int) -> torch.Tensor:
-    return torch.round(x * 2**bits) / 2**bits
+    return torch.round(x * 2.0**bits) * 2.0**-bits
 
 
 def _odd(x: torch.Tensor) -> torch.Tensor:
