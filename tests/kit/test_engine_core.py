@@ -149,11 +149,11 @@ def test_a_prompt_that_d_has_moves_no_byte_and_frees_p() -> None:
 @pytest.mark.parametrize("writes", [False, True], ids=["read", "write"])
 def test_d_may_come_before_p(writes: bool) -> None:
     async def run() -> None:
-        p = core(role="prefill", tp_size=2, block_size=8)
+        p = core(role="prefill", tp_size=2, dp_size=2, block_size=8)
         d = core(role="decode", writes=writes, kv_digest=True, transfer_s=0.5)
         async with running(p, d):
             prompts = [prompt_of(45, n) for n in range(3)]
-            loads = [Load(None, *p.side_channel, room, tp_size=2) for room in range(3)]
+            loads = [Load(None, *p.side_channel, room) for room in range(3)]
             early = [
                 asyncio.create_task(answer(d, Generation(f"d{n}", prompt, GREEDY, load)))
                 for n, (prompt, load) in enumerate(zip(prompts[:2], loads, strict=False))

@@ -58,9 +58,9 @@ def test_d_answers_what_the_model_says(seed: int) -> None:
         if not early:
             load = await prefill(p, name, prompt)
             return ids(await answer(d, Generation(name, prompt, sampling, load)))
-        room = Load(None, *p.side_channel, n, tp_size=p_settings["tp_size"])
+        room = Load(None, *p.side_channel, n)
         mine = Generation(name, prompt, sampling, room)
-        theirs = Generation(name, prompt, sampling, Hold(n), dp_rank=0)
+        theirs = Generation(name, prompt, sampling, Hold(n))
         tokens, _ = await asyncio.gather(answer(d, mine), answer(p, theirs))
         return ids(tokens)
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from pd_testkit.engine.connector import Connector, TransferFaults
 from pd_testkit.engine.counts import total
-from pd_testkit.engine.generation import Generation, Load, Stats, Token, TooLong, Transferred
+from pd_testkit.engine.generation import Generation, Hold, Load, Stats, Token, TooLong, Transferred
 from pd_testkit.engine.model import Model
 from pd_testkit.engine.progress import Progress, answer_limit
 from pd_testkit.engine.rank import Rank, RankTransport
@@ -21,7 +21,7 @@ from pd_testkit.engine.replica import Delivery, Pace, Replica
 from pd_testkit.engine.settings import Settings
 from pd_testkit.engine.tokenizer import Tokenizer
 from pd_testkit.engine.transports import open_transport
-from pd_testkit.reference.ports import side_channel_port
+from pd_testkit.reference.ports import dp_rank_of, side_channel_port
 from pd_testkit.reference.scheduler_side import Endpoint
 
 _ASK_S = 0.0005
@@ -250,6 +250,9 @@ class EngineCore:
             raise TooLong(f"{prompt} tokens and {answer} of the answer exceed {most}")
         if any(request_id in replica for replica in self._replicas):
             raise ValueError(f"request id {request_id!r} is in use")
+        part = generation.transfer
+        if generation.dp_rank is None and isinstance(part, Hold) and part.transfer_id is not None:
+            return self._replicas[dp_rank_of(part.transfer_id, len(self._replicas))]
         if generation.dp_rank is None:
             return min(self._replicas, key=len)
         if not 0 <= generation.dp_rank < len(self._replicas):

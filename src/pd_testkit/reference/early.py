@@ -47,10 +47,12 @@ class Early:
             self._gone.popitem(last=False)
         return self._pop(transfer_id)
 
-    def remove(self, transfer_id: TransferId, reader: str) -> None:
-        """That reader wants it no more."""
-        for key in [key for key in self._waiting if key[:2] == (transfer_id, reader)]:
+    def remove(self, transfer_id: TransferId, reader: str) -> bool:
+        """That reader wants it no more; whether it waited."""
+        keys = [key for key in self._waiting if key[:2] == (transfer_id, reader)]
+        for key in keys:
             del self._waiting[key]
+        return bool(keys)
 
     def expire(self, now: float) -> list[Allocated | Done]:
         """What has waited too long."""

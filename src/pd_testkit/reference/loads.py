@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from pd_testkit.reference.copies import Copies
 from pd_testkit.reference.heads import HeadRun
@@ -14,7 +14,7 @@ from pd_testkit.reference.kv_memory import KVMemory
 from pd_testkit.reference.metadata import RemoteTransfer
 from pd_testkit.reference.moves import Move, Movement, Transfers
 from pd_testkit.reference.peers import Address, Peers
-from pd_testkit.reference.ports import side_channel_port
+from pd_testkit.reference.ports import dp_rank_of, side_channel_port
 from pd_testkit.reference.reading_plan import copies, sources, tellers, whole_tokens
 from pd_testkit.reference.side_channel_messages import (
     Claim,
@@ -103,28 +103,34 @@ class Load(Move):
         self._memory = memory
         self._peers = peers
         self._carrier = carrier
-        remote_tp = transfer.remote_tp_size
-        self._told = [
-            (self._address(remote), len(ranks))
-            for remote, ranks in enumerate(tellers(memory.geometry, remote_tp))
-            if rank in ranks
-        ]
-        self.sources = []
-        for heads in sources(memory.geometry, remote_tp, rank) if transfer.local_block_ids else ():
-            address = self._address(heads.remote_rank)
-            meeting = peers.meet(address, transfer.remote_engine_id)
-            self.sources.append(Source(heads, address, meeting))
-        self.meetings = [source.meeting for source in self.sources]
+        self._rank = rank
+        self._told: list[tuple[Address, int]] = []
+        self.sources: list[Source] = []
+        if transfer.remote_engine_id is None and transfer.local_block_ids:
+            base = transfer.remote_host, transfer.remote_handshake_port
+            self.meetings: Sequence[Future[Handshake]] = [peers.meet(base, None)]
+        else:
+            self._find_sources()
 
-    def prepare(self) -> Sequence[Future[Claimed]]:
+    def prepare(self) -> Sequence[Future[Any]]:
         """P keeps what is read of it; and says at once if it does not have it."""
         transfer = self.transfer
+        if not transfer.remote_block_ids:  # P may have to compute it first
+            self.patience_s = self._terms.hold_s
+        if transfer.remote_engine_id is None:  # whoever is there: it has said how large it is
+            theirs = self.meetings[0].result().geometry
+            self.transfer = transfer = replace(
+                transfer,
+                remote_tp_size=theirs.tp_size,
+                remote_dp_size=theirs.dp_size,
+                remote_dp_rank=dp_rank_of(transfer.transfer_id, theirs.dp_size),
+            )
+            self._find_sources()
+            return self.meetings
         if self._terms.claims and transfer.remote_block_ids:
             self._asked = self._clock()
             claim = Claim(transfer.transfer_id, self.reader, transfer.remote_engine_id)
             self._claims = [self._peers.claim(source.address, claim) for source in self.sources]
-        elif not transfer.remote_block_ids:  # P may have to compute it first
-            self.patience_s = self._terms.hold_s
         return self._claims
 
     def begin(self) -> Sequence[Movement]:
@@ -135,6 +141,10 @@ class Load(Move):
         local, remote = transfer.local_block_ids, transfer.remote_block_ids
         met = [(source, source.meeting.result()) for source in self.sources]
         theirs = met[0][1].geometry
+        if theirs.tp_size != transfer.remote_tp_size:
+            raise ValueError(f"a TP of {transfer.remote_tp_size} is of {theirs.tp_size}")
+        if transfer.start and theirs.block_size != (transfer.remote_block_size or ours.block_size):
+            raise ValueError(f"the peer's blocks hold {theirs.block_size} tokens")
         if not remote and transfer.tokens:  # which ones P knows alone; how many does not matter
             remote = tuple(range(-(-transfer.tokens // theirs.block_size)))
         self.tokens = transfer.tokens or whole_tokens(ours, local, theirs, remote)
@@ -207,6 +217,20 @@ class Load(Move):
         transfer_id, engine_id = self.transfer.transfer_id, self.transfer.remote_engine_id
         for address, readers in self._told:
             self._peers.tell(address, Done(transfer_id, self.reader, readers, engine_id))
+
+    def _find_sources(self) -> None:
+        transfer, geometry, rank = self.transfer, self._memory.geometry, self._rank
+        remote_tp = transfer.remote_tp_size
+        self._told = [
+            (self._address(remote), len(ranks))
+            for remote, ranks in enumerate(tellers(geometry, remote_tp))
+            if rank in ranks
+        ]
+        for heads in sources(geometry, remote_tp, rank) if transfer.local_block_ids else ():
+            address = self._address(heads.remote_rank)
+            meeting = self._peers.meet(address, transfer.remote_engine_id)
+            self.sources.append(Source(heads, address, meeting))
+        self.meetings = [source.meeting for source in self.sources]
 
     def _address(self, remote_rank: int) -> Address:
         transfer = self.transfer

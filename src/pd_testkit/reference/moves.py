@@ -156,9 +156,8 @@ class Moves(Generic[K]):
 
     def give_up(self, key: K) -> None:
         """What is under way will not arrive: it is late already."""
-        running = self._running.get(key)
-        if running is not None:
-            running.deadline = -math.inf
+        if key in self._running:
+            self._running[key].deadline = -math.inf
 
     def poll(self) -> dict[K, bool]:
         """What ended since the last poll, and whether well."""
@@ -228,13 +227,13 @@ class Moves(Generic[K]):
             return False
         if self._any(_Stage.CONDEMNED):  # what begins now would be cut off with it
             return None
-        if running.asked is None:
-            running.asked = running.move.prepare()
-        if not all(answer.done() for answer in running.asked):
-            return None
-        if any(answer.exception() is not None for answer in running.asked):
-            return False
         try:
+            if running.asked is None:
+                running.asked = running.move.prepare()
+            if not all(answer.done() for answer in running.asked):
+                return None
+            if any(answer.exception() is not None for answer in running.asked):
+                return False
             running.movements = running.move.begin()
         except (ValueError, LookupError):
             return False

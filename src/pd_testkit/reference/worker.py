@@ -403,9 +403,9 @@ class WorkerSide:
         )
 
     def _withdraw(self, message: Withdrawn) -> None:
-        """A push that has begun says itself when it has ended."""
-        if (message.transfer_id, message.reader) not in self._pushes:
-            self._early.remove(message.transfer_id, message.reader)
+        """A push that has begun says itself when it has ended, or has said so."""
+        waited = self._early.remove(message.transfer_id, message.reader)
+        if waited or message.transfer_id not in self._holds:
             self._written(message, False)
 
     def _written(self, message: Allocated | Withdrawn | Done, ok: bool) -> None:
