@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -287,4 +288,22 @@ def test_what_is_wrong_is_said_in_one_line(
     assert done.exit_code == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not shell.state.exists()
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = shell.ask("up", "--router-port", str(port))
+    assert done.exit_code == 2
+    assert f"port {port} of router is taken by another process" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(shell.state.glob("**/*.log"))
+
+
+def test_a_dry_run_shows_the_commands_and_runs_none(shell: Shell) -> None:
+    done = shell.ask("up", "--dry-run", "--prefill", "2", "--decode", "1")
+    assert done.exit_code == 0
+    for name in ("prefill-0", "prefill-1", "decode-0", "router"):
+        assert f"\n# {name}, at http://127.0.0.1:" in done.stdout
     assert not shell.state.exists()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pd_testkit.stack import leash
 from pd_testkit.stack.processes import TAIL_LINES, Child, described, tail
 from tests.kit.stack_plans import SCRIPT, alive, free_port, printed_child, within
 
@@ -97,7 +99,8 @@ def test_signals_that_the_stack_ignores_are_not_ignored_by_its_processes(tmp_pat
     """As under ``nohup``, and in a shell's background."""
     script = (
         "import asyncio, signal, sys; from pathlib import Path\n"
-        "from pd_testkit.stack.processes import Child\n"
+        "from pd_testkit.stack import leash
+from pd_testkit.stack.processes import Child\n"
         "for number in (signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)\n"
         "shows = 'import signal; print(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN,'\\\n"
         "    ' signal.getsignal(signal.SIGHUP) is signal.SIG_DFL)'\n"
@@ -114,7 +117,8 @@ def test_a_killed_stack_leaves_nothing(tmp_path: Path) -> None:
     log = tmp_path / "log"
     script = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from pd_testkit.stack.processes import Child\n"
+        "from pd_testkit.stack import leash
+from pd_testkit.stack.processes import Child\n"
         "async def main():\n"
         "    child = Child(sys.argv[2:], {}, Path(sys.argv[1]), grace_s=0.1)\n"
         "    print(*await child.pids, flush=True)\n"
@@ -134,6 +138,24 @@ def test_a_killed_stack_leaves_nothing(tmp_path: Path) -> None:
         stack.kill()
     for number in (leash, pid, grandchild):
         assert within(lambda number=number: not alive(number))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not applicable: Linux only")
+def test_a_killed_leash_takes_its_process_along_whoever_started_it(tmp_path: Path) -> None:
+    """Ray kills the children of a worker that ends, and not their children."""
+    ours, theirs = socket.socketpair()
+    fd = str(theirs.fileno())
+    words = [sys.executable, "-I", "-S", leash.__file__, fd, "10", *served("stubborn")]
+    with (
+        (tmp_path / "log").open("wb") as log,
+        ours,
+        subprocess.Popen(words, pass_fds=[theirs.fileno()], stdout=log, stderr=log) as process,
+    ):
+        theirs.close()
+        pid = int(ours.recv(64).split()[1])
+        assert alive(pid)
+        process.kill()
+        assert within(lambda: not alive(pid))
 
 
 def test_the_tail_of_a_log_has_its_last_lines_without_colours(tmp_path: Path) -> None:

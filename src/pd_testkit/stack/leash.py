@@ -4,13 +4,15 @@
 a socket pair, whose other end is the stack's. Over it go the lines ``pid NUMBER`` when the command
 runs, and ``exit STATUS`` (as in `subprocess.Popen.returncode`) when it and all of its group have
 ended. When the other end is closed, by the stack or by its death, the group gets SIGTERM, and
-SIGKILL after SECONDS; SIGKILL at once when a byte comes.
+SIGKILL after SECONDS; SIGKILL at once when a byte comes. On Linux the command also ends when this
+process is killed, as Ray does with the children of a worker that ends.
 
 Imports the standard library only, since it is run without any other.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 NOT_RUN = 127
@@ -26,6 +29,7 @@ NOT_RUN = 127
 _LINGER_S = 1.0
 """For what the command has started to end when it has: trackers that remove shared memory."""
 _PAUSE_S = 0.01
+_PR_SET_PDEATHSIG = 1
 
 
 def main(fd: int, grace_s: float, command: list[str]) -> None:
@@ -34,7 +38,9 @@ def main(fd: int, grace_s: float, command: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     try:
-        process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - the plan's
+        process = subprocess.Popen(  # noqa: S603 - the plan's; there is one thread yet
+            command, start_new_session=True, preexec_fn=_die_with_parent()
+        )
     except OSError as problem:
         print(f"{command[0]}: {problem.strerror}", file=sys.stderr, flush=True)  # noqa: T201
         _say(line, f"exit {NOT_RUN}")
@@ -46,6 +52,14 @@ def main(fd: int, grace_s: float, command: list[str]) -> None:
         _signal(process.pid, signal.SIGKILL)
         _emptied(process.pid)
     _say(line, f"exit {status}")
+
+
+def _die_with_parent() -> Callable[[], object] | None:
+    """To be called in the command's process."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _follow(line: socket.socket, group: int, grace_s: float) -> None:
