@@ -99,8 +99,7 @@ def test_signals_that_the_stack_ignores_are_not_ignored_by_its_processes(tmp_pat
     """As under ``nohup``, and in a shell's background."""
     script = (
         "import asyncio, signal, sys; from pathlib import Path\n"
-        "from pd_testkit.stack import leash
-from pd_testkit.stack.processes import Child\n"
+        "from pd_testkit.stack.processes import Child\n"
         "for number in (signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)\n"
         "shows = 'import signal; print(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN,'\\\n"
         "    ' signal.getsignal(signal.SIGHUP) is signal.SIG_DFL)'\n"
@@ -117,8 +116,7 @@ def test_a_killed_stack_leaves_nothing(tmp_path: Path) -> None:
     log = tmp_path / "log"
     script = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from pd_testkit.stack import leash
-from pd_testkit.stack.processes import Child\n"
+        "from pd_testkit.stack.processes import Child\n"
         "async def main():\n"
         "    child = Child(sys.argv[2:], {}, Path(sys.argv[1]), grace_s=0.1)\n"
         "    print(*await child.pids, flush=True)\n"
