@@ -305,5 +305,5 @@ def test_a_dry_run_shows_the_commands_and_runs_none(shell: Shell) -> None:
     done = shell.ask("up", "--dry-run", "--prefill", "2", "--decode", "1")
     assert done.exit_code == 0
     for name in ("prefill-0", "prefill-1", "decode-0", "router"):
-        assert f"\n# {name}, at http://127.0.0.1:" in done.stdout
+        assert f"# {name}, at http://127.0.0.1:" in done.stdout
     assert not shell.state.exists()
