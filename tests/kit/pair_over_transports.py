@@ -1,6 +1,6 @@
 """Targets: the reference's workers over the engine's transports, for the pair clauses.
 
-pytest --pyargs pd_testkit.suites -k TestPair --pd-target tests.kit.pair_over_transports:ShmReads
+pytest --pyargs pd_testkit.suites --pd-target tests.kit.pair_over_transports:shm_reads
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ import ipaddress
 import logging
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,7 @@ class Nixl:
         clock: Callable[[], float],
         wake: Callable[[], None],
     ) -> None:
+        os.environ.setdefault("UCX_LOG_FILE", "stderr")  # stdout is the engine's own
         if _is_loopback(host):
             os.environ.setdefault("UCX_NET_DEVICES", "lo")
             os.environ.setdefault("UCX_MODULES", "^ib")
@@ -80,6 +82,9 @@ class Nixl:
             raise MissingPackage(
                 f"transport nixl: {error}; pip install 'pd-testkit[nixl]'"
             ) from error
+        spoken = logging.getLogger("nixl")  # on stdout, if it were left
+        spoken.handlers.clear()
+        spoken.propagate = True
         self.name = name
         self._wake = wake
         self._clock = clock
@@ -264,11 +269,11 @@ class Nixl:
         while self._failed_at is not None and self._clock() - self._failed_at < _LAST_S:
             with self._lock:
                 self._look()
-            threading.Event().wait(_IDLE_S)
+            time.sleep(_IDLE_S)
 
     def _look(self) -> None:
         """Make NIXL go on, and take what comes of it."""
-        for peer, notes in self._agent.get_new_notifs().items():
+        for peer, notes in self._notes().items():
             for note in notes:
                 self._hear(_text(peer), note)
         for flight in list(self._flights):
@@ -280,6 +285,14 @@ class Nixl:
                 ended = True
             if ended:
                 self._flights.remove(flight)
+
+    def _notes(self) -> Mapping[bytes | str, Sequence[bytes]]:
+        try:
+            notes: Mapping[bytes | str, Sequence[bytes]] = self._agent.get_new_notifs()
+        except Exception as error:  # one peer's death must not end the others' service
+            _log.warning("%s: NIXL cannot be asked for notifications: %s", self.name, error)
+            return {}
+        return notes
 
     def _hear(self, peer: str, note: bytes) -> None:
         if not note.isdigit():
