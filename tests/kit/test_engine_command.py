@@ -71,6 +71,13 @@ def test_a_port_that_is_taken_is_said_at_once() -> None:
     assert result.output == f"Error: --port {port}: Address already in use; choose another\n"
 
 
+def test_a_cache_that_the_machine_cannot_have_is_refused() -> None:
+    result = CliRunner().invoke(engine, ["--num-blocks", "100000000"])
+    assert result.exit_code == 2
+    # 16 tokens of 2 layers x 2 x 8 heads x 8 elements of 8 bytes, 1e8 times: 3.3e12 bytes
+    assert "--num-blocks 100000000: a KV cache of 3052 GiB" in result.output
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(engine, ["--model", str(tmp_path)])
     assert (result.exit_code, "config.json" in result.output) == (2, True)

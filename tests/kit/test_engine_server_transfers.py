@@ -27,10 +27,12 @@ HELD = {
 LOAD = Load("p-life-1", "127.0.0.1", 5000, "t", block_ids=(7,))
 
 
-def run(here: Here, scenario: Callable[[Client, ScriptedCore], Awaitable[None]]) -> None:
+def run(
+    here: Here, scenario: Callable[[Client, ScriptedCore], Awaitable[None]], dp_size: int = 1
+) -> None:
     async def main() -> None:
         core = ScriptedCore()
-        async with serving(core, here) as client:
+        async with serving(core, here, dp_size=dp_size) as client:
             await asyncio.wait_for(scenario(client, core), 30)
 
     asyncio.run(main())
@@ -116,6 +118,17 @@ def test_d_s_further_answers_begin_when_the_first_one_has_the_kv() -> None:
         assert [generation.transfer for generation in core.generations] == [LOAD, None, None]
 
     run(D, scenario)
+
+
+def test_d_s_answers_are_all_on_the_rank_that_has_the_kv() -> None:
+    async def scenario(client: Client, core: ScriptedCore) -> None:
+        for _ in range(8):
+            await client.complete(kv_transfer_params=HELD, n=3)
+        ranks = [generation.dp_rank for generation in core.generations]
+        assert all(len(set(ranks[i : i + 3])) == 1 for i in range(0, 24, 3))
+        assert None not in ranks
+
+    run(D, scenario, dp_size=2)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,7 @@ def engine(
 
         planned = Faults(faults)
         kv_bytes = model.shape.kv_bytes(_ITEMSIZES[settings.dtype])
+        _check_memory(settings, kv_bytes)
         pace = None if profile is None else timing.Pace(profile, kv_bytes)
         core = EngineCore(
             settings, model, tokenizer, pace=pace, transfer_faults=TransferFaults(planned)
@@ -228,6 +229,19 @@ def _check_model(settings: Settings) -> None:
         )
 
 
+def _check_memory(settings: Settings, kv_bytes: int) -> None:
+    """Whether the KV cache fits into this machine; ``kv_bytes`` has a token."""
+    if settings.device != "cpu":
+        return
+    needed = settings.dp_size * settings.num_blocks * settings.block_size * kv_bytes
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise _wrong(
+            f"--num-blocks {settings.num_blocks}: a KV cache of {needed / 2**30:.0f} GiB, more "
+            f"than this machine's {there / 2**30:.0f}"
+        )
+
+
 def _bound(host: str, port: int) -> socket.socket:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -247,33 +261,38 @@ def _bound(host: str, port: int) -> socket.socket:
 def _model(settings: Settings) -> tuple[Model, Tokenizer]:
     """
     Raises:
-        click.ClickException: a package is missing, or the model cannot be had.
+        click.UsageError: a package is missing, or there is no such model or device.
     """
     try:
         import torch
-
-        from pd_testkit.engine.model import Decoder
-        from pd_testkit.engine.tokenizer import Bytes
-    except ModuleNotFoundError as missing:
-        raise click.ClickException(
-            f"pd-testkit engine needs {missing.name}: pip install 'pd-testkit[torch]'"
-        ) from None
+    except ModuleNotFoundError:
+        raise _wrong("pd-testkit engine needs torch: pip install 'pd-testkit[torch]'") from None
     torch.set_num_threads(1)
     try:
-        return (
-            Decoder(
-                SHAPES[settings.model],
-                seed=settings.seed,
-                tp_size=settings.tp_size,
-                dtype=settings.dtype,
-                device=settings.device,
-                layout=settings.layout,
-            ),
-            Bytes(),
-        )
-    except (ValueError, RuntimeError) as wrong:
-        reason = str(wrong).partition("\n")[0]
-        raise click.ClickException(f"--model {settings.model}: {reason}") from None
+        torch.zeros(1, device=settings.device)
+    except (AssertionError, NotImplementedError, RuntimeError) as wrong:
+        raise _wrong(f"--device {settings.device}: {wrong}") from None
+    how: Any = {
+        "tp_size": settings.tp_size,
+        "dtype": settings.dtype,
+        "device": settings.device,
+        "layout": settings.layout,
+    }
+    if settings.model in SHAPES:
+        from pd_testkit.engine.model import Decoder
+        from pd_testkit.engine.tokenizer import Bytes
+
+        return Decoder(SHAPES[settings.model], seed=settings.seed, **how), Bytes()
+    from pd_testkit.engine import hf
+
+    try:
+        return hf.load(settings.model, **how)
+    except ValueError as wrong:
+        raise _wrong(f"--model {wrong}") from None
+
+
+def _wrong(reason: str) -> click.UsageError:
+    return click.UsageError(reason.partition("\n")[0])
 
 
 @contextmanager

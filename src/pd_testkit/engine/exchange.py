@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, cast
+from zlib import crc32
 
 from aiohttp import web
 
@@ -202,14 +203,17 @@ class Exchange:
         for prompt, sampling, part in zip(
             job.asked.prompts, job.asked.samplings, job.parts, strict=True
         ):
-            loaded = asyncio.Event()
+            loaded, dp_rank = asyncio.Event(), job.dp_rank
+            if dp_rank is None and job.asked.n > 1 and isinstance(part, Load):
+                # All of them where the KV is: prefix caches are each rank's own.
+                dp_rank = crc32(unique.encode()) % self._engine.dp_size
             for answer in range(job.asked.n):
                 generation = Generation(
                     f"{self._head['id']}-{unique}-{next(numbers)}",
                     prompt,
                     _seeded(sampling, answer),
                     part if answer == 0 else None,
-                    job.dp_rank,
+                    dp_rank,
                 )
                 streams.append(self._answer(generation, loaded, isinstance(part, Load)))
         return streams

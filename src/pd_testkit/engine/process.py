@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -77,8 +78,10 @@ class EngineProcess:
         try:
             self._core.start()
         except (OSError, ValueError) as problem:
-            reason = problem.strerror if isinstance(problem, OSError) else None
-            raise click.ClickException(f"the side channel or the KV: {reason or problem}") from None
+            reason, port = str(problem), self._settings.side_channel_port
+            if getattr(problem, "errno", None) == errno.EADDRINUSE:
+                reason = f"--side-channel-port {port}: it is in use, or one of those after it"
+            raise click.ClickException(reason) from None
         try:
             server = Server(self._engine(), about=self._about(), admin_key=admin_key)
             runner = web.AppRunner(
