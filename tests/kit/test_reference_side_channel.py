@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from pd_testkit.fabric import RegionHandle
+from pd_testkit.reference import side_channel
 from pd_testkit.reference.side_channel import Client, Listener, PeerSilent
 from pd_testkit.reference.side_channel_messages import (
     HEADER,
@@ -389,3 +390,12 @@ def test_closing_a_listener_frees_its_port(listener: Listener) -> None:
 def test_a_port_that_is_taken_is_an_error(listener: Listener) -> None:
     with pytest.raises(OSError, match="in use"):
         Listener(lambda: PEER, Heard(), port=listener.address[1])
+
+
+def test_waiting_for_a_word_leaves_the_sockets_number_to_others(listener: Listener) -> None:
+    """ZMQ names a socket's monitor by a file descriptor, which the next socket may get."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
+        peer.connect(f"tcp://127.0.0.1:{listener.address[1]}")
+        side_channel._await_word(peer, 0.0)
+        with context.socket(zmq.PAIR) as other:
+            other.bind(f"inproc://monitor.s-{peer.FD}")

@@ -255,6 +255,8 @@ def _await_word(peer: Any, seconds: float) -> float:
         poller.register(peer, zmq.POLLIN)
         poller.register(connection, zmq.POLLIN)
         poller.poll(round(1000 * seconds))
+    # ZMQ itself would end it after another socket may have got the number that it is named by.
+    peer.disable_monitor()
     return 0.0
 
 
