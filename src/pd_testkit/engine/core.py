@@ -11,6 +11,7 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+from pd_testkit.engine import side_channels
 from pd_testkit.engine.connector import Connector, TransferFaults
 from pd_testkit.engine.counts import total
 from pd_testkit.engine.generation import Generation, Hold, Load, Stats, Token, TooLong, Transferred
@@ -21,13 +22,11 @@ from pd_testkit.engine.replica import Delivery, Pace, Replica
 from pd_testkit.engine.settings import Settings
 from pd_testkit.engine.tokenizer import Tokenizer
 from pd_testkit.engine.transports import open_transport
-from pd_testkit.reference.ports import dp_rank_of, side_channel_port
+from pd_testkit.reference.ports import dp_rank_of
 from pd_testkit.reference.scheduler_side import Endpoint
 
 _ASK_S = 0.0005
 """Between two looks at transfers whose transport does not say when they end."""
-_TRIES = 64
-"""Neighbouring ports that are looked for."""
 _REMEMBERED = 65536
 """Loads that `EngineCore.transfers` has not been asked for."""
 
@@ -315,7 +314,7 @@ class EngineCore:
                 transport = self._open(name, self.wake)
                 self._ranks.append(Rank(settings, self._model.shape, tp_rank, transport))
         connectors = [self._connector(dp_rank) for dp_rank in range(settings.dp_size)]
-        host, port = self._listen(connectors)
+        host, port = settings.host, self._listen(connectors)
         for dp_rank, connector in enumerate(connectors):
             endpoint = Endpoint(
                 self.engine_id,
@@ -351,40 +350,26 @@ class EngineCore:
             load_s=self._pace.load if self._pace else None,
         )
 
-    def _listen(self, connectors: Sequence[Connector]) -> tuple[str, int]:
-        """All workers at neighbouring ports; gives the first one's address."""
-        base, size = self._settings.side_channel_port, self._settings.tp_size
-        for left in reversed(range(1 if base else _TRIES)):
-            first = base
-            try:
-                for index, rank in enumerate(self._ranks):
-                    dp_rank, tp_rank = divmod(index, size)
-                    port = rank.listen(
-                        _port(first, dp_rank, tp_rank, size),
-                        self.engine_id,
-                        clock=self._clock,
-                        wake=self.wake,
-                        arrived=connectors[dp_rank].arrived if tp_rank == 0 else None,
-                    )
-                    first = first or port
-            except (OSError, ValueError):  # taken, or there are not so many ports above the first
-                for rank in self._ranks:
-                    rank.hush()
-                if not left:
-                    raise
-            else:
-                break
-        return self._settings.host, first
+    def _listen(self, connectors: Sequence[Connector]) -> int:
+        size = self._settings.tp_size
+
+        def open_one(index: int, port: int) -> int:
+            dp_rank, tp_rank = divmod(index, size)
+            return self._ranks[index].listen(
+                port,
+                self.engine_id,
+                clock=self._clock,
+                wake=self.wake,
+                arrived=connectors[dp_rank].arrived if tp_rank == 0 else None,
+            )
+
+        base = self._settings.side_channel_port
+        return side_channels.listen(self._ranks, base, size, open_one, self.engine_id)
 
     def _give_back(self) -> None:
         for rank in self._ranks:
             rank.close()
         self._ranks = []
-
-
-def _port(base: int, dp_rank: int, tp_rank: int, tp_size: int) -> int:
-    """0 if any will do."""
-    return base and side_channel_port(base, dp_rank=dp_rank, tp_rank=tp_rank, tp_size=tp_size)
 
 
 def _put_all(items: Sequence[tuple[_Answer, Token | Exception]]) -> None:
