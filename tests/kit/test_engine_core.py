@@ -187,3 +187,17 @@ def test_chunks_preemption_and_many_at_once() -> None:
             assert d.stats().transfer_bytes == sum(map(len, prompts)) * BYTES
 
     asyncio.run(run())
+
+
+def test_a_device_may_have_caches_of_its_own() -> None:
+    async def run() -> None:
+        p = core(role="prefill", device="cpu:0", tp_size=2, block_size=8)
+        d = core(role="decode", device="cpu:0", kv_digest=True)
+        async with running(p, d):
+            for n, length in enumerate((5, 50, 70)):
+                prompt = prompt_of(50)[: min(length, 50)] + prompt_of(length - min(length, 50), n)
+                assert await handed_over(p, d, f"r{n}", prompt) == oracle(prompt, TOKENS)
+            assert d.stats().transfer_bytes == (5 + 50 + 70 - 48) * BYTES
+            await at_rest(p, d)
+
+    asyncio.run(run())

@@ -88,18 +88,19 @@ class Connector:
         """Keep the request's blocks, which hold so many tokens, for that transfer."""
         self._held[transfer_id] = request_id
         for rank in self._ranks:
-            rank.worker.hold(transfer_id, block_ids, tokens=tokens)
+            rank.hold(transfer_id, block_ids, tokens)
 
     def refuse(self, transfer_id: TransferId) -> None:
         """The transfer will not be held."""
         for rank in self._ranks:
             rank.worker.refuse(transfer_id)
 
-    def arrived(self, request_id: str, transfer: RemoteTransfer) -> None:
-        """All bytes of a load have come to TP rank 0."""
+    def arrived(self, tp_rank: int, request_id: str, transfer: RemoteTransfer) -> None:
+        """All bytes of a load have come to that rank."""
         if request_id in self._corrupted:
             self._corrupted.discard(request_id)
-            self._ranks[0].corrupt(transfer)
+            self._ranks[tp_rank].corrupt(transfer)
+        self._ranks[tp_rank].take_in(transfer)
 
     def poll(self) -> Report:
         """What has ended on all ranks since the last call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import queue
 import threading
@@ -360,7 +361,7 @@ class EngineCore:
                 self.engine_id,
                 clock=self._clock,
                 wake=self.wake,
-                arrived=connectors[dp_rank].arrived if tp_rank == 0 else None,
+                arrived=functools.partial(connectors[dp_rank].arrived, tp_rank),
             )
 
         base = self._settings.side_channel_port

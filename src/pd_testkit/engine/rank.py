@@ -13,7 +13,7 @@ from pd_testkit.engine.settings import Settings
 from pd_testkit.engine.shape import ModelShape
 from pd_testkit.reference.kv_memory import cache_names, cache_shape
 from pd_testkit.reference.metadata import RemoteTransfer
-from pd_testkit.reference.side_channel_messages import Geometry
+from pd_testkit.reference.side_channel_messages import Geometry, TransferId
 from pd_testkit.reference.terms import Terms
 from pd_testkit.reference.transport import Transport
 from pd_testkit.reference.worker import WorkerSide
@@ -62,8 +62,12 @@ def terms(settings: Settings) -> Terms:
 class Rank:
     """The caches of one TP rank, and its worker once it listens.
 
+    On the CPU the model's caches are the worker's memory. Another device has caches of its own:
+    blocks are copied to the worker's memory when they are held, and from there when they have
+    been loaded.
+
     Attributes:
-        caches: as the model takes them; the same memory as the worker's.
+        caches: as the model takes them.
     """
 
     def __init__(
@@ -77,9 +81,14 @@ class Rank:
         self._memory = {
             name: transport.allocate(size, settings.dtype) for name in cache_names(self._geometry)
         }
-        self.caches: Mapping[str, torch.Tensor] = {
-            name: torch.from_numpy(memory) for name, memory in self._memory.items()
-        }
+        self._shared = {name: torch.from_numpy(memory) for name, memory in self._memory.items()}
+        self.caches: Mapping[str, torch.Tensor] = self._shared
+        if settings.device != "cpu":
+            device = settings.device
+            self.caches = {
+                name: torch.zeros_like(shared, device=device)
+                for name, shared in self._shared.items()
+            }
         self._worker: WorkerSide | None = None
 
     @property
@@ -118,6 +127,23 @@ class Rank:
             arrived=arrived,
         )
         return self._worker.address[1]
+
+    def hold(self, transfer_id: TransferId, block_ids: Sequence[int], tokens: int) -> None:
+        """Keep these blocks for a peer."""
+        if self.caches is not self._shared:
+            ids = torch.tensor(block_ids)
+            for name, shared in self._shared.items():
+                shared[ids] = self.caches[name][ids].to("cpu")
+        self.worker.hold(transfer_id, block_ids, tokens=tokens)
+
+    def take_in(self, transfer: RemoteTransfer) -> None:
+        """Its bytes have come: let the model see them. What was skipped it has: whole blocks."""
+        if self.caches is not self._shared:
+            ids = torch.tensor(
+                transfer.local_block_ids[transfer.skip // self._geometry.block_size :]
+            )
+            for name, shared in self._shared.items():
+                self.caches[name][ids] = shared[ids].to(self._settings.device)
 
     def corrupt(self, transfer: RemoteTransfer) -> None:
         """Change one byte of the first token that was loaded: its exponent, as a small change of a
