@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 from pd_testkit.engine.generation import Transferred
 from pd_testkit.engine.rank import Rank
 from pd_testkit.reference.aggregator import Aggregator, Finished
+from pd_testkit.reference.completions import Completions, Received
 from pd_testkit.reference.metadata import ConnectorMetadata, RemoteTransfer
 from pd_testkit.reference.side_channel_messages import TransferId
-from pd_testkit.reference.worker import Completions, Received
 
 
 class TransferFaults(Protocol):

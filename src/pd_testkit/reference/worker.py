@@ -8,8 +8,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
+from pd_testkit.reference.completions import Completions, Received
 from pd_testkit.reference.early import Early
 from pd_testkit.reference.holds import Holds
 from pd_testkit.reference.kv_memory import Cache, KVMemory
@@ -45,35 +45,6 @@ _VIGIL_S = 2.0
 """Between two looks whether those live who are to write."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Received:
-    """What a load that ended well has taken."""
-
-    seconds: float
-    """From its first byte's post on."""
-    post_seconds: float
-    bytes: int
-    descriptors: int
-
-
-@dataclass(frozen=True)
-class Completions:
-    """What ended since the last poll."""
-
-    sent: frozenset[TransferId] = frozenset()
-    """By transfer id: no reader needs the blocks any more."""
-    received: frozenset[str] = frozenset()
-    """By request id."""
-    failed: frozenset[str] = frozenset()
-    """Loads, by request id; no byte of them can arrive any more."""
-    costs: Mapping[str, Received] = field(default_factory=dict)
-    """Of what was received."""
-    differing: frozenset[str] = frozenset()
-    """Of the failed ones, those whose bytes were not what the peer says."""
-    expired: frozenset[TransferId] = frozenset()
-    """Of the sent ones, those that nobody came for in time."""
 
 
 def _nothing() -> None:
