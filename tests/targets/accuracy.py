@@ -7,11 +7,15 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.targets.environments import ENVIRONMENTS, install
 from tests.targets.stage import ROOT
 
 CASES = Path(__file__).with_name("accuracy.toml")
+KNOWN = {"sglang-router": {"logprobs", "n"}}
+"""Checks that a case fails, and has to fail for as long as it is here: sglang-router 0.3.2 sends
+answers with log probabilities as application/octet-stream, and a room for each of n answers."""
 _LIMIT_S = 1800.0
 """Real seconds for all of them."""
 
@@ -35,7 +39,6 @@ def check(folder: Path, say: Callable[[str], None]) -> list[str]:
             **os.environ,
             "PYTHONPATH": str(ROOT / "src"),
             "PATH": os.pathsep.join(path),
-            # Mooncake's CUDA-free wheel and NIXL's UCX are for one machine here.
             "UCX_NET_DEVICES": "lo",
         },
         stdin=subprocess.DEVNULL,
@@ -44,11 +47,22 @@ def check(folder: Path, say: Callable[[str], None]) -> list[str]:
     if not told.exists():
         return [f"the sweep wrote nothing, exit status {ended.returncode}"]
     cases = json.loads(told.read_text("utf-8"))["cases"]
-    wrong = [
-        f"{case['name']}: {case['outcome']}: {case['detail']}"
-        for case in cases
-        if case["outcome"] != "passed"
-    ]
-    if ended.returncode and not wrong:
+    wrong = [told for told in map(_wrong, cases) if told]
+    known = any(case["name"] in KNOWN for case in cases)
+    if ended.returncode not in ((0, 1) if known else (0,)) and not wrong:
         return [f"the sweep ended with {ended.returncode}"]
     return wrong
+
+
+def _wrong(case: dict[str, Any]) -> str:
+    """What is not as it should be; empty: nothing."""
+    name, known = case["name"], KNOWN.get(case["name"], set())
+    if case["outcome"] == "passed":
+        return f"{name}: passed, though {', '.join(sorted(known))} are known to fail" * bool(known)
+    told = f"{name}: {case['outcome']}: {case['detail']}"
+    seen = Path(case["log"]).with_name("accuracy.json") if case["log"] else None
+    if not known or seen is None or not seen.exists():
+        return told
+    checks = json.loads(seen.read_text("utf-8"))["checks"]
+    failed = {check["name"] for check in checks if check["outcome"] == "failed"}
+    return "" if failed == known else f"{told} (known: {', '.join(sorted(known))})"
