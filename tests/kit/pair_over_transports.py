@@ -1,6 +1,8 @@
 """Targets: the reference's workers over the engine's transports, for the pair clauses.
 
-pytest --pyargs pd_testkit.suites --pd-target tests.kit.pair_over_transports:shm_reads
+    pytest --pyargs pd_testkit.suites --pd-target tests.kit.pair_over_transports:shm_reads
+
+There is one for each transport and mode.
 """
 
 from __future__ import annotations

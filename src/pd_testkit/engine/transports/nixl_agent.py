@@ -2,8 +2,8 @@
 
 NIXL decides what a peer can reach, and when: it goes on to take writes to memory that was
 deregistered, for peers that had its handle. It does nothing by itself without its progress thread,
-which uses a whole core; a thread here makes it go on, at once while something is under way and
-some hundred times a second otherwise.
+which uses a whole core; a thread here makes it go on, often while something is under way, and some
+fifty times a second otherwise.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from pd_testkit.fabric.memory import Bytes
 
 _BUSY_S = 0.0005
 """Between two looks at what is under way."""
-_IDLE_S = 0.005
-"""Between two looks at what peers may want."""
+_IDLE_S = 0.02
+"""Between two looks at what peers may want, when nothing has happened for some time."""
 _LAST_S = 1.0
 """For which NIXL is looked at after a post has failed: to end it at once aborts the process."""
 _NETWORK = ("nixlBackendError", "nixlRemoteDisconnectError")
@@ -260,23 +260,25 @@ class Nixl:
     # -- on the thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        wait = _BUSY_S
         while not self._closing.is_set():
             with self._lock:
-                self._look()
-                wait = _BUSY_S if self._flights else _IDLE_S
-            self._posted.wait(wait)
+                wait = _BUSY_S if self._look() else min(2 * wait, _IDLE_S)
+            if self._posted.wait(wait):
+                wait = _BUSY_S
             self._posted.clear()
         while self._failed_at is not None and self._clock() - self._failed_at < _LAST_S:
             with self._lock:
                 self._look()
-            time.sleep(_IDLE_S)
+            time.sleep(_BUSY_S)
 
-    def _look(self) -> None:
-        """Make NIXL go on, and take what comes of it."""
-        for peer, notes in self._notes().items():
+    def _look(self) -> bool:
+        """Make NIXL go on, and take what comes of it; False: nothing goes on."""
+        arrived, flights = self._notes(), list(self._flights)
+        for peer, notes in arrived.items():
             for note in notes:
                 self._hear(_text(peer), note)
-        for flight in list(self._flights):
+        for flight in flights:
             try:
                 ended = self._ended(flight, self._agent.check_xfer_state(flight.handle))
             except Exception as error:
@@ -285,6 +287,7 @@ class Nixl:
                 ended = True
             if ended:
                 self._flights.remove(flight)
+        return bool(arrived or flights)
 
     def _notes(self) -> Mapping[bytes | str, Sequence[bytes]]:
         try:
