@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from pd_testkit.cli import main
 from pd_testkit.stack.plan import Plan
+from pd_testkit.stack.state import Folder, Journal
 from tests.kit.stack_plans import SECONDS, alive, plan, printed_child, server, within
 
 ROOT = Path(__file__).parents[2]
@@ -261,6 +262,18 @@ def test_a_detached_stack_is_asked_and_taken_down(shell: Shell) -> None:
     assert "SIGTERM: taking down" in (shell.logs / "supervisor.log").read_text()
     assert shell.ask("status").stderr == "no stack runs\n"
     assert shell.ask("down").stderr == "no stack named default runs\n"
+
+
+def test_a_stack_that_still_starts_is_not_ready(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(shell.state))
+    folder = Folder("slow")
+    with folder.held():
+        Journal(folder, three(), shell.logs)
+        state = shell.ask("status", "--name", "slow")
+    assert state.exit_code == 1
+    assert state.stdout.count(" waiting") == 3
 
 
 def test_a_detached_start_that_fails_gives_its_status(shell: Shell) -> None:

@@ -36,10 +36,9 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def record(*pids: Pid, supervisor: Pid | None = None) -> Record:
-    entry = Entry("decode-0", "decode", "http://h:1", pids, "h.log", SECRET, (("rm", "it"),))
-    return Record(
-        "test", supervisor or Pid.of(os.getpid()), "http://h:2", "tiny", "logs", (entry,), ((),)
-    )
+    entry = Entry("decode-0", "decode", "http://h:1", SECRET, (("rm", "it"),), True, pids, "h.log")
+    supervisor = supervisor or Pid.of(os.getpid())
+    return Record("test", supervisor, "http://h:2", "tiny", "logs", (entry,), ((),))
 
 
 def test_a_record_is_read_as_it_was_written() -> None:
@@ -91,14 +90,15 @@ def test_a_journal_has_each_process_as_soon_as_it_runs(tmp_path: Path) -> None:
         what: Plan = plan(first, second)
         journal = Journal(folder, what, tmp_path)
         assert folder.read() == journal.record
-        journal.started(first, (os.getpid(),), "p.log")
+        journal.started("prefill-0", (os.getpid(),), "p.log")
         journal.stepped(("undo", "a"))
         journal.stepped(("undo", "b"))
         read = folder.read()
     assert read is not None
     assert read.supervisor.number == os.getpid()
-    assert [entry.name for entry in read.entries] == ["prefill-0"]
+    assert [(e.name, e.started) for e in read.entries] == [("prefill-0", True), ("router", False)]
     assert read.entries[0].pids[0].alive
+    assert read.entries[0].log == "p.log"
     assert read.undo == (("undo", "b"), ("undo", "a"))
 
 

@@ -98,7 +98,7 @@ def test_a_process_that_answers_is_not_ready_before_it_says_what_it_must(folder:
 
     async def scenario(bed: Bed) -> None:
         bringing = asyncio.ensure_future(bed.supervisor.bring_up())
-        while not bed.record.entries:
+        while not bed.record.entries[0].started:
             await asyncio.sleep(0.01)
         await answered(router)
         assert not bringing.done()

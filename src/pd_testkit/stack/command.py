@@ -204,6 +204,8 @@ async def _states(records: list[Record]) -> dict[tuple[str, str], str]:
     async with Prober() as prober:
 
         async def state(entry: Entry) -> str:
+            if not entry.started:
+                return "waiting"
             if not all(pid.alive for pid in entry.pids):
                 return "ended"
             return await prober.missing(entry.ready) or "ready"

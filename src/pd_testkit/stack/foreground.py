@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pd_testkit.stack.plan import Plan
-from pd_testkit.stack.progress import Progress, progress
+from pd_testkit.stack.progress import Lines, progress
 from pd_testkit.stack.state import Folder, Journal, Record
 from pd_testkit.stack.supervisor import Failed, Launch, Supervisor
 
@@ -80,7 +80,7 @@ async def run(
 
 
 async def _serve(
-    supervisor: Supervisor, plan: Plan, then: Sequence[str], fail_fast: bool, shown: Progress
+    supervisor: Supervisor, plan: Plan, then: Sequence[str], fail_fast: bool, shown: Lines
 ) -> int:
     """Until the command has ended or no process is left."""
     command = asyncio.create_task(
@@ -110,7 +110,7 @@ async def _for_ever() -> int:
     return 0
 
 
-def _tell(failed: Failed, shown: Progress) -> None:
+def _tell(failed: Failed, shown: Lines) -> None:
     for line in failed.tail:
         shown.say(f"  | {line}")
     shown.say(str(failed))

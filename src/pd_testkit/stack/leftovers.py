@@ -37,7 +37,7 @@ def remove(folder: Folder, record: Record) -> None:
     for pid in pids:
         pid.kill_group()
     for entry in reversed(record.entries):
-        for command in entry.clean_up:
+        for command in entry.clean_up if entry.started else ():
             _run(command)
     for command in record.undo:
         _run(command)

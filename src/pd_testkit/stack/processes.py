@@ -21,7 +21,8 @@ GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
 TAIL_LINES = 20
 _REAPED_S = 1.0
-_TAIL_BYTES = 16_384
+_TAIL_BYTES = 65_536
+_TAIL_WIDTH = 400
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -141,12 +142,13 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def tail(log: Path) -> list[str]:
-    """The last lines of a log, without colours."""
+    """The last lines of a log, without colours; a long line's beginning."""
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))
         text = file.read().decode(errors="replace")
     lines = [line.rstrip() for line in _COLOUR.sub("", text).splitlines() if line.strip()]
+    lines = [line if len(line) <= _TAIL_WIDTH else f"{line[:_TAIL_WIDTH]}..." for line in lines]
     return lines[-TAIL_LINES:]
 
 

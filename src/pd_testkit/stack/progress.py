@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol
 
 import click
 from rich.console import Console
@@ -22,23 +20,6 @@ _COLOURS: dict[State, str] = {
     "ending": "yellow",
     "ended": "red",
 }
-
-
-class Progress(Protocol):
-    """Use it as a context."""
-
-    def __enter__(self) -> Progress: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-    def change(self, name: str, state: State, detail: str) -> None: ...
-
-    def say(self, line: str) -> None: ...
 
 
 @dataclass
@@ -86,11 +67,11 @@ class Lines:
         click.echo(line, err=True)
 
 
-class LiveTable:
-    """Name, state and seconds of each process, as they are now."""
+class LiveTable(Lines):
+    """Name, state and seconds of each process as they are now; lines when the context has ended."""
 
     def __init__(self, names: Sequence[str], console: Console) -> None:
-        self._rows = {name: _Row() for name in names}
+        super().__init__(names)
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8)
 
     def __enter__(self) -> LiveTable:
@@ -101,11 +82,14 @@ class LiveTable:
         self._live.stop()
 
     def change(self, name: str, state: State, detail: str) -> None:
+        if not self._live.is_started:
+            super().change(name, state, detail)
+            return
         self._rows[name].change(state, detail, time.monotonic())
         self._live.refresh()
 
     def say(self, line: str) -> None:
-        self._live.console.print(line, markup=False, highlight=False)
+        self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
         now = time.monotonic()
@@ -118,6 +102,7 @@ class LiveTable:
         return table
 
 
-def progress(names: Sequence[str]) -> Progress:
+def progress(names: Sequence[str]) -> Lines:
+    """A table on a terminal, lines elsewhere. Use it as a context while the stack starts."""
     console = Console(stderr=True)
     return LiveTable(names, console) if console.is_terminal else Lines(names)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pd_testkit.stack.plan import Plan, Process, Readiness
+from pd_testkit.stack.plan import Plan, Readiness
 
 DEFAULT_NAME = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -72,21 +72,23 @@ def _born(number: int) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One process as it was started.
+    """One process of a stack.
 
     Attributes:
+        clean_up: commands that remove what may outlive it.
+        started: the rest is known since it was.
         pids: itself, by which it leads its group, and its leash; none on another machine.
         log: where it is.
-        clean_up: commands that remove what may outlive it.
     """
 
     name: str
     role: str
     url: str
-    pids: tuple[Pid, ...]
-    log: str
     ready: Readiness
     clean_up: tuple[tuple[str, ...], ...] = ()
+    started: bool = False
+    pids: tuple[Pid, ...] = ()
+    log: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Record:
 
     Attributes:
         supervisor: the process that takes it down when it is told to end.
-        entries: in the order of their start.
+        entries: in the order of the plan.
         undo: commands to be run last, in order.
     """
 
@@ -104,7 +106,7 @@ class Record:
     url: str
     model: str
     logs: str
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[Entry, ...]
     undo: tuple[tuple[str, ...], ...] = ()
 
 
@@ -170,22 +172,19 @@ class Journal:
 
     def __init__(self, folder: Folder, plan: Plan, logs: Path) -> None:
         self._folder = folder
+        entries = tuple(
+            Entry(process.name, process.role, process.url, process.ready, process.clean_up)
+            for process in plan.processes
+        )
         supervisor = Pid.of(os.getpid())
-        self.record = Record(folder.name, supervisor, plan.url, plan.model, str(logs))
+        self.record = Record(folder.name, supervisor, plan.url, plan.model, str(logs), entries)
         folder.write(self.record)
 
-    def started(self, process: Process, pids: Sequence[int], log: str) -> None:
+    def started(self, name: str, pids: Sequence[int], log: str) -> None:
         """Args: pids: the command's and its leash's; none on another machine."""
-        entry = Entry(
-            process.name,
-            process.role,
-            process.url,
-            tuple(map(Pid.of, pids)),
-            log,
-            process.ready,
-            process.clean_up,
-        )
-        self._note(entries=(*self.record.entries, entry))
+        found: dict[str, Any] = {"started": True, "pids": tuple(map(Pid.of, pids)), "log": log}
+        entries = self.record.entries
+        self._note(entries=tuple(replace(e, **found) if e.name == name else e for e in entries))
 
     def stepped(self, undo: tuple[str, ...]) -> None:
         self._note(undo=(undo, *self.record.undo))

@@ -141,7 +141,7 @@ class Supervisor:
         running = self._running[process.name] = self._launch(process)
         self._watches.add(asyncio.create_task(self._watch(process, running)))
         self._report(process.name, "starting", "")
-        self._journal.started(process, await asyncio.shield(running.pids), running.log)
+        self._journal.started(process.name, await asyncio.shield(running.pids), running.log)
         try:
             await prober.wait(process.ready)
         except TimeoutError as late:
