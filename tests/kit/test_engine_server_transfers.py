@@ -86,6 +86,17 @@ def test_p_holds_for_the_first_of_several_answers() -> None:
     run(P, scenario)
 
 
+def test_p_hands_each_prompt_of_a_list_off() -> None:
+    async def scenario(client: Client, core: ScriptedCore) -> None:
+        core.script = holds
+        told = (await client.complete(prompt=["a", "b"], n=2, kv_transfer_params=HOLD)).json
+        assert told["kv_transfer_params"] == {**HELD, "further_prompts": [HELD]}
+        holding = [g.prompt for g in core.generations if g.transfer is not None]
+        assert sorted(holding) == [(97,), (98,)]
+
+    run(P, scenario)
+
+
 def test_d_loads_and_answers_as_it_was_asked() -> None:
     async def scenario(client: Client, core: ScriptedCore) -> None:
         told = (await client.complete(kv_transfer_params=HELD, max_tokens=3)).json

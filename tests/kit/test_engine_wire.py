@@ -137,10 +137,36 @@ def test_an_engine_takes_no_part_that_is_not_its_role_s() -> None:
         params({"do_remote_decode": True}, D)
 
 
-def test_prompts_cannot_share_a_hand_off() -> None:
-    with pytest.raises(BadHandOff, match="2 prompts") as refused:
-        hand_offs({"kv_transfer_params": HELD}, "", 2, D)
+def test_each_prompt_of_a_list_is_handed_off() -> None:
+    asked = {"kv_transfer_params": {"do_remote_decode": True}}
+    assert hand_offs(asked, "", 2, P) == (Hold(None), Hold(None))
+    second = {**HELD, "remote_block_ids": [8], "transfer_id": "cmpl-2"}
+    told = answer_fields([HELD, second], asked, P)
+    assert hand_offs(told, "", 2, D) == (
+        Load("p-life-1", "10.0.0.1", 5000, "cmpl-1", block_ids=(7, 3, 9)),
+        Load("p-life-1", "10.0.0.1", 5000, "cmpl-2", block_ids=(8,)),
+    )
+
+
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_prompts_and_hand_offs_are_equally_many(prompts: int) -> None:
+    told = answer_fields([HELD, HELD], {"kv_transfer_params": {"do_remote_decode": True}}, P)
+    with pytest.raises(BadHandOff, match=f"{prompts} of them, and 2 hand-offs") as refused:
+        hand_offs(told, "", prompts, D)
     assert refused.value.field == "prompt"
+
+
+def test_prompts_cannot_share_a_hand_off() -> None:
+    for body, here in (
+        ({"kv_transfer_params": HELD}, D),
+        ({"kv_transfer_params": {"do_remote_decode": True, "transfer_id": "tx-1"}}, P),
+        ({"kv_transfer_params": {**HELD, "further_prompts": "x"}}, D),
+    ):
+        with pytest.raises(BadHandOff):
+            hand_offs(body, "", 2, here)
+    name = "___prefill_addr_h:1___decode_addr_h:2_" + "0" * 32
+    with pytest.raises(BadHandOff, match="2 prompts"):
+        hand_offs({}, name, 2, Here("decode", "p2p_nccl"))
     assert hand_offs({}, "", 3, D) == (None, None, None)
 
 
@@ -272,10 +298,10 @@ def test_a_room_beside_parameters_is_refused() -> None:
 
 def test_an_answer_tells_of_the_hand_off_where_d_asks_for_it() -> None:
     asked = {"kv_transfer_params": {"do_remote_decode": True}}
-    assert answer_fields(HELD, asked, P) == {"kv_transfer_params": HELD}
-    assert answer_fields(None, asked, P) == {"kv_transfer_params": None}
+    assert answer_fields([HELD], asked, P) == {"kv_transfer_params": HELD}
+    assert answer_fields([None], asked, P) == {"kv_transfer_params": None}
 
 
 def test_an_answer_tells_nothing_where_d_knows_already() -> None:
-    assert answer_fields(HELD, ROOM, P) == {"kv_transfer_params": None}
-    assert answer_fields(HELD, {}, Here("prefill", "p2p_nccl")) == {"kv_transfer_params": None}
+    assert answer_fields([HELD], ROOM, P) == {"kv_transfer_params": None}
+    assert answer_fields([HELD], {}, Here("prefill", "p2p_nccl")) == {"kv_transfer_params": None}

@@ -128,7 +128,7 @@ class Exchange:
             **self._head,
             "choices": [choice.whole() for choice in self._choices],
             "usage": self._usage.told(),
-            **self._transfer(self._choices[0].tokens[-1]),
+            **self._transfers([c.tokens[-1] for c in self._choices[:: self._job.asked.n]]),
         }
         return json_reply(body)
 
@@ -170,7 +170,7 @@ class Exchange:
             started.add(index)
             chunk = {**self._head, "choices": [delta]}
             if index == 0 and token.finish_reason is not None:
-                chunk |= self._transfer(token)
+                chunk |= self._transfers([token])
             if asked.continuous_usage:
                 chunk["usage"] = self._usage.told()
             took = time.monotonic() - last
@@ -191,8 +191,10 @@ class Exchange:
             self._cached.add(prompt)
             self._usage.cached += token.cached_tokens
 
-    def _transfer(self, token: Token) -> Mapping[str, Any]:
-        return wire.answer_fields(token.transfer, self._job.asked.hand_off, self._engine.here)
+    def _transfers(self, last: Sequence[Token]) -> Mapping[str, Any]:
+        """Of each prompt's first answer the last token."""
+        held = [token.transfer for token in last]
+        return wire.answer_fields(held, self._job.asked.hand_off, self._engine.here)
 
     def _answers(self) -> list[AsyncGenerator[Token, None]]:
         """All prompts' answers, in the order of the choices."""

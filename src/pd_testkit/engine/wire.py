@@ -16,7 +16,7 @@ bootstrap ``bootstrap_host``, ``bootstrap_port``, ``bootstrap_room``: both legs 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -26,6 +26,9 @@ PROTOCOLS = ("nixl", "p2p_nccl", "moriio")
 """As the engine is told at its start; SGLang's fields are read in any."""
 
 PARAMS = "kv_transfer_params"
+FURTHER = "further_prompts"
+"""Of the parameters: a list of those of the second prompt and of those after it. Our own: routers
+pass it on, as they pass on the others."""
 BOOTSTRAP = ("bootstrap_host", "bootstrap_port", "bootstrap_room")
 
 _ADDRESSES = re.compile(
@@ -86,7 +89,7 @@ def hand_offs(
             raise BadHandOff("bootstrap_room", f"given beside {PARAMS}")
         parts = _rooms(body, prompts, here)
     elif params:
-        parts = (_of_params(params, here),)
+        parts = _of_params(params, prompts, here)
     elif here.protocol == "p2p_nccl":
         parts = (_of_id(request_id, here),)
     else:
@@ -99,16 +102,35 @@ def hand_offs(
 
 
 def answer_fields(
-    params: Mapping[str, Any] | None, body: Mapping[str, Any], here: Here
+    held: Sequence[Mapping[str, Any] | None], body: Mapping[str, Any], here: Here
 ) -> dict[str, Any]:
-    """What an answer has of the core's hand-off: vLLM's engines tell it where D will ask for it."""
+    """What an answer has of the core's hand-offs, one per prompt: vLLM's engines tell of them
+    where D will ask for them, and the other protocols' not."""
     met = body.get("bootstrap_room") is not None or (
         here.protocol == "p2p_nccl" and not body.get(PARAMS)
     )
-    return {PARAMS: None if met or params is None else dict(params)}
+    first, *further = held
+    if met or first is None:
+        return {PARAMS: None}
+    return {PARAMS: {**first, FURTHER: further} if further else dict(first)}
 
 
-def _of_params(params: Mapping[str, Any], here: Here) -> HandOff:
+def _of_params(params: Mapping[str, Any], prompts: int, here: Here) -> tuple[HandOff, ...]:
+    first = _one(params, here)
+    if isinstance(first, Hold) and prompts > 1 and first.transfer_id is None:
+        return (first,) * prompts
+    further = params.get(FURTHER) or []
+    if not isinstance(further, list) or not all(isinstance(each, Mapping) for each in further):
+        raise BadHandOff(f"{PARAMS}.{FURTHER}", "it is no list of objects")
+    if first is None:
+        return (None,) * prompts
+    if len(further) != prompts - 1:
+        raise BadHandOff("prompt", f"{prompts} of them, and {1 + len(further)} hand-offs")
+    shared = {name: params.get(name) for name in ("do_remote_prefill", "do_remote_decode")}
+    return (first, *(_one({**each, **shared}, here) for each in further))
+
+
+def _one(params: Mapping[str, Any], here: Here) -> HandOff:
     prefills, decodes = params.get("do_remote_decode"), params.get("do_remote_prefill")
     for name, value in (("do_remote_decode", prefills), ("do_remote_prefill", decodes)):
         if value not in (None, False, True):
