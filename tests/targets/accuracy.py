@@ -33,24 +33,25 @@ def check(folder: Path, say: Callable[[str], None]) -> list[str]:
     told.unlink(missing_ok=True)
     command = [str(python), "-m", "pd_testkit", "sweep", "--config", str(CASES), "--fresh"]
     path = [str(python.parent), str(routers), os.environ.get("PATH", "")]
-    ended = subprocess.run(
-        [*command, "--folder", str(folder), "--json", str(told)],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT / "src"),
-            "PATH": os.pathsep.join(path),
-            "UCX_NET_DEVICES": "lo",
-        },
-        stdin=subprocess.DEVNULL,
-        timeout=_LIMIT_S,
-    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "src"),
+        "PATH": os.pathsep.join(path),
+        "UCX_NET_DEVICES": "lo",
+    }
+    command += ["--folder", str(folder), "--json", str(told)]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as sweep:
+        try:
+            status = sweep.wait(_LIMIT_S)
+        finally:
+            sweep.terminate()  # it takes down what runs
     if not told.exists():
-        return [f"the sweep wrote nothing, exit status {ended.returncode}"]
+        return [f"the sweep wrote nothing, exit status {status}"]
     cases = json.loads(told.read_text("utf-8"))["cases"]
-    wrong = [told for told in map(_wrong, cases) if told]
+    wrong = [problem for problem in map(_wrong, cases) if problem]
     known = any(case["name"] in KNOWN for case in cases)
-    if ended.returncode not in ((0, 1) if known else (0,)) and not wrong:
-        return [f"the sweep ended with {ended.returncode}"]
+    if status not in ((0, 1) if known else (0,)) and not wrong:
+        return [f"the sweep ended with {status}"]
     return wrong
 
 
