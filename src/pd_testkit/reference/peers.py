@@ -27,6 +27,8 @@ Address = tuple[str, int]
 
 _THREADS = 16
 """Silent peers that a worker can wait for at once."""
+_CLAIMS = 128
+"""Where each load waits for an answer of its own."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +55,10 @@ class Peers:
         self._patience_s = patience_s
         self._wake = wake
         self._client = Client(converts=terms.converts, hasty=terms.claims)
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"peers of {engine.name}")
+        threads = _THREADS if not terms.claims else _CLAIMS
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"peers of {engine.name}")
+        self._claims = terms.claims
+        self._reached: set[Address] = set()
         self._met: dict[Address, tuple[str, Future[Handshake]]] = {}
 
     def meet(self, address: Address, engine_id: str | None) -> Future[Handshake]:
@@ -93,7 +98,17 @@ class Peers:
         return self._submit(self._client.claim, *address, claim, self._patience_s)
 
     def tell(self, address: Address, message: Message) -> None:
-        """Say something once; a peer that is gone does not hear it."""
+        """Say something once; a peer that is gone does not hear it.
+
+        What is said to one that was never reached may have to wait for its host's name, and is
+        said on a thread.
+        """
+        if self._claims and address not in self._reached:
+            self._submit(self._tell, address, message)
+        else:
+            self._tell(address, message)
+
+    def _tell(self, address: Address, message: Message) -> None:
         try:
             self._client.tell(*address, message)
         except PeerSilent as silent:
@@ -108,6 +123,7 @@ class Peers:
 
     def _shake_hands(self, address: Address, engine_id: str | None) -> Handshake:
         peer = self._client.meet(*address, self._ours, self._patience_s)
+        self._reached.add(address)
         if peer.engine_id != engine_id and engine_id is not None:
             raise Refused("engine", engine_id, peer.engine_id)
         status = self._engine.connect(peer.engine)
