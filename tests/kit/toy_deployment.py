@@ -76,7 +76,13 @@ def continuation(prompt: str, tokens: int, seed: int | None = None) -> str:
 @dataclass
 class Toy:
     """Attributes:
-    exact_bytes: D counts bytes only, and no external hits.
+    defect: of `DEFECTS`; empty: none.
+    bytes_only: D counts the bytes that moved, and no external hits.
+    prompts, hits, external, moved: D's counters: tokens of prompts, of them cached and come
+        from P; and bytes.
+    asked: requests so far.
+    running: requests now.
+    cached: what D has: prompts' begins, block by block.
     """
 
     defect: str = ""

@@ -256,15 +256,15 @@ async def _stop(deployment: Deployment) -> str:
     else:
         raise NotApplicable("no answer has a text that one could stop at")
     expected = said[: said.index(stop)]
-    for ask in (completion(deployment, text, max_tokens=24, stop=[stop, "never said"]),):
-        for each in (ask, streaming(ask)):
-            (choice,) = (await deployment.endpoint.answer(each)).choices
-            if (choice.text, choice.finish_reason) != (expected, "stop"):
-                raise deployment.endpoint.unexpected(
-                    each,
-                    f"{expected!r}, ended by stop",
-                    f"{choice.text!r}, ended by {choice.finish_reason}",
-                )
+    ask = completion(deployment, text, max_tokens=24, stop=[stop, "never said"])
+    for each in (ask, streaming(ask)):
+        (choice,) = (await deployment.endpoint.answer(each)).choices
+        if (choice.text, choice.finish_reason) != (expected, "stop"):
+            raise deployment.endpoint.unexpected(
+                each,
+                f"{expected!r}, ended by stop",
+                f"{choice.text!r}, ended by {choice.finish_reason}",
+            )
     return f"at {stop!r}, streamed and whole"
 
 
