@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from pd_testkit.stack.seats import RouterSeat, Seat, router_seat, seats
 from pd_testkit.stack.settings import Leg, Settings
 from pd_testkit.stack.supervisor import Launch, Running
 
+_REACHED_S = 5.0
 _PLACED_S = 60.0
 """For the cluster to make room for all engines."""
 
@@ -157,13 +159,25 @@ def _joined(settings: Settings) -> Iterator[None]:
     here: dict[str, Any] = {} if settings.host == default else {"_node_ip_address": settings.host}
     address = settings.ray_address or "auto"
     try:
+        _check_reachable(settings.ray_address)
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **here)
-    except ConnectionError as problem:
+    except OSError as problem:
         raise CannotPlan([f"--ray-address {address} (RAY_ADDRESS): {problem}"]) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), _REACHED_S).close()
 
 
 def _hosts(settings: Settings) -> tuple[dict[str, Any], list[Place]]:
