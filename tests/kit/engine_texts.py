@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -103,6 +103,14 @@ class Texts:
                 parts.append(blocks.flatten(0, 1)[: self.computed[i]].double())
             whole[name] = torch.cat(parts, 1)
         return whole
+
+
+def one_thread() -> Iterator[None]:
+    """A fixture: tiny matrices gain nothing by threads, which wait for each other on busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def random_prompt(rng: random.Random, shortest: int, longest: int) -> list[int]:

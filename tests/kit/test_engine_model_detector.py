@@ -12,10 +12,12 @@ torch = pytest.importorskip("torch", reason="not applicable: the extra torch is 
 
 from pd_testkit.engine.shape import SHAPES  # noqa: E402
 
-from .engine_texts import Texts, random_prompt  # noqa: E402
+from .engine_texts import Texts, one_thread, random_prompt  # noqa: E402
+
+single = pytest.fixture(autouse=True)(one_thread)
 
 TINY = ("tiny", "tiny-gqa", "tiny-mla")
-ROUNDS = 8 if os.environ.get("PD_EXAMPLES") == "thorough" else 1
+ROUNDS = 10 if os.environ.get("PD_EXAMPLES") == "thorough" else 1
 """Of each test; each damages 24 copies of a text's KV."""
 COPIES = 24
 BLOCK = 4

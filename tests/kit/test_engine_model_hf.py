@@ -15,13 +15,15 @@ torch = pytest.importorskip("torch", reason="not applicable: the extra torch is 
 from pd_testkit.engine.hf import FolderModel, FolderTokenizer, load  # noqa: E402
 from pd_testkit.engine.model import Batch  # noqa: E402
 
-from .engine_texts import new_caches  # noqa: E402
+from .engine_texts import new_caches, one_thread  # noqa: E402
 
 # Imported by the tests that run, as it takes seconds.
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
     reason="not applicable: the extra hf is not installed",
 )
+
+single = pytest.fixture(autouse=True)(one_thread)
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
