@@ -10,6 +10,8 @@ import sys
 
 from ray.cluster_utils import Cluster
 
+PATIENCE_S = 120.0
+
 
 def main(hosts: list[str]) -> None:
     cluster = Cluster()
@@ -20,9 +22,11 @@ def main(hosts: list[str]) -> None:
             resources={"engine": 1},
             object_store_memory=80 * 2**20,
             include_dashboard=False,
+            wait=False,
         )
         for host in hosts
     ]
+    cluster.wait_for_nodes(PATIENCE_S)
     print(cluster.address, flush=True)
     for _ in sys.stdin:
         cluster.remove_node(nodes[-1], allow_graceful=False)

@@ -24,7 +24,7 @@ from tests.kit.stack_plans import within
 
 ROOT = Path(__file__).parents[2]
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
-PATIENCE_S = 90.0
+PATIENCE_S = 120.0
 OWN_PORTS = [
     word
     for name in ("router", "prefill", "decode", "prefill-side", "decode-side")
@@ -42,6 +42,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         "XDG_STATE_HOME": str(tmp_path),
         "RAY_TMPDIR": short,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": str(int(PATIENCE_S)),
     }
     shutil.rmtree(short)
 

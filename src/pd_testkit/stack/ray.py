@@ -32,7 +32,7 @@ from pd_testkit.stack.settings import Leg, Settings
 from pd_testkit.stack.supervisor import Launch, Running
 
 _REACHED_S = 5.0
-_PLACED_S = 60.0
+_PLACED_S = 120.0
 """For the cluster to make room for all engines."""
 
 
@@ -201,7 +201,10 @@ def _hosts(settings: Settings) -> tuple[dict[str, Any], list[Place]]:
         there = settings.model_copy(update={"host": nodes[node_of[index]]})
         actors[f"{leg.role}-{number}"] = actor
         places.append(actor.place.remote(there, leg, number))
-    found: list[Place] = ray.get(places, timeout=_PLACED_S)
+    try:
+        found: list[Place] = ray.get(places, timeout=_PLACED_S)
+    except GetTimeoutError:
+        raise CannotPlan([f"no Ray actor within {_PLACED_S:g} s; see the cluster's logs"]) from None
     return actors, found
 
 
