@@ -42,7 +42,6 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         "XDG_STATE_HOME": str(tmp_path),
         "RAY_TMPDIR": short,
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": str(int(PATIENCE_S)),
     }
     shutil.rmtree(short)
 
