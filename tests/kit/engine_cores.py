@@ -18,7 +18,7 @@ from pd_testkit.engine.settings import Settings
 from pd_testkit.engine.shape import SHAPES
 from pd_testkit.engine.tokenizer import Bytes
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 """Only reached on failure."""
 GREEDY = Sampling(max_tokens=8, ignore_eos=True)
 

@@ -133,6 +133,9 @@ def test_what_cannot_run_is_refused_and_frees_p() -> None:
             for wrong in (replace(load, block_ids=()), replace(load, tokens=1000)):
                 with pytest.raises(ValueError, match="blocks"):
                     await answer(d, Generation("r", prompt_of(9), GREEDY, wrong))
+            for engine, part in ((p, load), (d, Hold())):
+                with pytest.raises(ValueError, match="no part"):
+                    await answer(engine, Generation("r", prompt_of(9), GREEDY, part))
             with pytest.raises(ValueError, match="DP rank"):
                 await answer(d, Generation("r", prompt_of(9), GREEDY, dp_rank=1))
 

@@ -15,7 +15,7 @@ from pd_testkit.engine.shape import SHAPES
 from tests.kit.engine_cores import answer, at_rest, core, ids, oracle, prefill, prompt_of, running
 
 PAIRS = {"quick": 2, "thorough": 150}[os.environ.get("PD_EXAMPLES", "quick")]
-PROMPTS = 20
+PROMPTS = 16
 """Of each pair."""
 
 

@@ -31,6 +31,9 @@ def test_what_nobody_claims_is_old_in_time() -> None:
     leases.end("t")
     assert not leases.claim("t", "reader", 30.0), "what was given up is not to be had"
     assert leases.next_end == 20.0
+    assert leases.old(20.0) == {"u"}
+    leases.end("u")
+    assert leases.next_end is None
 
 
 def test_a_claim_keeps_until_its_reader_is_done_or_late() -> None:
@@ -45,8 +48,17 @@ def test_a_claim_keeps_until_its_reader_is_done_or_late() -> None:
     assert leases.claimed(30.0) == frozenset()
     assert leases.next_end == 30.0
     leases.waive("t", "one")
+    assert leases.next_end == 10.0
     assert leases.old(15.0) == {"t"}
     leases.waive("unknown", "one")
+
+
+def test_what_is_busy_is_old_a_little_later() -> None:
+    leases = Leases()
+    leases.start("t", 10.0)
+    assert leases.old(12.0, {"t", "released"}) == frozenset()
+    assert leases.next_end == 13.0
+    assert leases.old(13.0) == {"t"}
 
 
 # -- early comers

@@ -250,7 +250,11 @@ class EngineCore:
             raise TooLong(f"{prompt} tokens and {answer} of the answer exceed {most}")
         if any(request_id in replica for replica in self._replicas):
             raise ValueError(f"request id {request_id!r} is in use")
-        part = generation.transfer
+        part, role = generation.transfer, self._settings.role
+        if (isinstance(part, Hold) and role == "decode") or (
+            isinstance(part, Load) and role == "prefill"
+        ):
+            raise ValueError(f"a {role} engine has no part in a {type(part).__name__.lower()}")
         if generation.dp_rank is None and isinstance(part, Hold) and part.transfer_id is not None:
             return self._replicas[dp_rank_of(part.transfer_id, len(self._replicas))]
         if generation.dp_rank is None:

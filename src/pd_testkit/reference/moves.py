@@ -180,6 +180,8 @@ class Moves(Generic[K]):
     @property
     def ready(self) -> bool:
         """Some could begin at a poll."""
+        if self._any(_Stage.CONDEMNED):
+            return False
         return any(running.ready for running in self._running.values())
 
     @property

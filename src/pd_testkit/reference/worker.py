@@ -297,7 +297,7 @@ class WorkerSide:
         busy = {transfer_id for transfer_id, _ in self._pushes}
         with self._leasing:
             sent = self._holds.release(busy | self._leases.claimed(now))
-            expired = self._leases.old(now) - busy - sent
+            expired = self._leases.old(now, busy) - sent
             for transfer_id in sent | expired:
                 self._leases.end(transfer_id)
         for transfer_id in expired:
