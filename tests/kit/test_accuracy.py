@@ -13,13 +13,15 @@ import pytest
 from pd_testkit.bench import kv_movement
 from pd_testkit.bench.accuracy import Deployment, Outcome, Result, run, succeeded
 from pd_testkit.bench.accuracy_command import CHECKS
+from pd_testkit.bench.detector import DETECTOR_CHECKS
 from pd_testkit.bench.endpoint import Endpoint
 from pd_testkit.bench.expectations import Band, Question
 from pd_testkit.bench.kv_movement import Engines
-from tests.kit.toy_deployment import BLOCK, DEFECTS, MODEL, Toy, continuation, served
+from tests.kit.toy_deployment import ADMIN_KEY, BLOCK, DEFECTS, MODEL, Toy, continuation, served
 
 PATIENCE_S = 60.0
 SEED = 11
+EVERY = CHECKS | {check.name: check for check in DETECTOR_CHECKS}
 
 
 def check(toy: Toy, names: Sequence[str] = (), **about: Any) -> dict[str, Result]:
@@ -37,10 +39,11 @@ def check(toy: Toy, names: Sequence[str] = (), **about: Any) -> dict[str, Result
                     "engines": Engines([prefill], [decode]),
                     "block_sizes": (BLOCK,),
                     "seed": SEED,
+                    "admin_key": ADMIN_KEY,
                     **about,
                 }
             )
-            checks = [CHECKS[name] for name in names or CHECKS]
+            checks = [EVERY[name] for name in names or EVERY]
             return {result.name: result async for result in run(checks, deployment)}
 
     return asyncio.run(asyncio.wait_for(found(), PATIENCE_S))
@@ -70,6 +73,19 @@ def test_a_defect_is_noticed_by_its_check(defect: str) -> None:
     assert result.got
     assert result.again.startswith(("curl ", "pd-testkit accuracy "))
     assert not succeeded([result])
+
+
+def test_the_detector_leaves_no_fault_behind() -> None:
+    toy = Toy()
+    result = check(toy, ["detector"])["detector"]
+    told = "4 bytes flipped: of 4 answers 4 were wrong and 0 refused"
+    assert (result.outcome, result.detail) == (Outcome.KEPT, told)
+    assert not toy.corrupting
+
+
+def test_the_detector_needs_the_key() -> None:
+    result = check(Toy(), ["detector"], admin_key="another")["detector"]
+    assert (result.outcome, result.got) == (Outcome.FAILED, "status 401: ")
 
 
 def test_bytes_alone_show_what_moved() -> None:

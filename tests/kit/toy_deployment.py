@@ -21,6 +21,7 @@ MODEL = "toy"
 MAX_TOKENS = 4000
 BLOCK = 16
 BYTES_PER_TOKEN = 64
+ADMIN_KEY = "toy-key"
 LETTERS = "abcdefghijklmnopqrstuvwxyzäöü"
 
 DEFECTS = {
@@ -63,6 +64,9 @@ DEFECTS = {
     "moves-too-much": "kv-moved",
     "uncounted": "kv-moved",
     "keeps-a-hold": "nothing-left",
+    "bytes-do-not-matter": "detector",
+    "faults-never-strike": "detector",
+    "faults-are-not-taken": "detector",
 }
 """By name, and the check that notices at the latest."""
 
@@ -83,6 +87,7 @@ class Toy:
     asked: requests so far.
     running: requests now.
     cached: what D has: prompts' begins, block by block.
+    corrupting, struck: whether bytes are flipped on their way, and how often one was.
     """
 
     defect: str = ""
@@ -94,6 +99,8 @@ class Toy:
     asked: int = 0
     running: int = 0
     cached: set[str] = field(default_factory=set)
+    corrupting: bool = False
+    struck: int = 0
     ids: Any = field(default_factory=itertools.count)
 
     def router(self) -> web.Application:
@@ -108,7 +115,18 @@ class Toy:
         async def metrics(_: web.Request) -> web.Response:
             return web.Response(text=self._metrics(role))
 
+        async def faults(http: web.Request) -> web.Response:
+            if http.headers.get("Authorization") != f"Bearer {ADMIN_KEY}":
+                return web.Response(status=401)
+            if http.method == "POST" and self.defect == "faults-are-not-taken":
+                return web.json_response({"error": {"message": "unknown fault"}}, status=400)
+            if role == "decode" and http.method != "GET":
+                self.corrupting = http.method == "POST"
+            fired = self.struck if role == "decode" else 0
+            return web.json_response({"faults": [], "fired": {"kv-corrupt": fired}})
+
         app.router.add_get("/metrics", metrics)
+        app.router.add_route("*", "/admin/faults", faults)
         return app
 
     def _application(self) -> web.Application:
@@ -222,6 +240,9 @@ class Toy:
         return [text] * (1 if self.defect == "n-ignored" else body.get("n", 1))
 
     def _wrong(self, prompt: str) -> bool:
+        if self.corrupting and self.defect != "faults-never-strike":
+            self.struck += 1
+            return self.defect != "bytes-do-not-matter"
         return {
             "a-wrong-token": True,
             "wrong-at-the-edge": len(prompt) == BLOCK + 1,

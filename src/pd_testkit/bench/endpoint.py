@@ -33,6 +33,10 @@ class Unexpected(Exception):
         self.again = again
 
 
+class Refused(Unexpected):
+    """It was answered with an error."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """One POST: to which path, and its JSON body."""
@@ -119,13 +123,15 @@ class Endpoint:
                 answer where it is not.
 
         Raises:
-            Unexpected: any other status than 200, a malformed answer, or one whose usage does not
+            Refused: any other status than 200.
+            Unexpected: a malformed answer, or one whose usage does not
                 add up.
         """
         status, kind, body = await self.post(ask)
         if status != 200:
             message = error_message(body) or body[:300].decode("utf-8", "replace")
-            raise self.unexpected(ask, "status 200", f"status {status}: {message}")
+            got = f"status {status}: {message}"
+            raise Refused(str(ask), "status 200", got, ask.curl(self.url))
         stream = bool(ask.body.get("stream"))
         wanted = "text/event-stream" if stream else "application/json"
         if typed and kind != wanted:
