@@ -7,6 +7,7 @@ a region travels in its handle's ``key``.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -41,11 +42,13 @@ def open_transport(
         wake: called, on any thread, when a transfer has ended or a notification has come.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: there is no such kind, or not on this system.
         MissingPackage: its package is not installed, a ValueError too.
         OSError: nothing can be listened on at the host.
     """
     if kind == "shm":
+        if sys.platform != "linux":
+            raise ValueError("transport shm needs Linux; zmq does not")
         from pd_testkit.engine.transports.shared_memory import SharedMemory
 
         return SharedMemory(name, patience_s=patience_s, clock=clock, wake=wake)
