@@ -30,7 +30,7 @@ def undetected(name: str, dtype: str, damage: Callable[[Texts, int, random.Rando
     rng = random.Random(f"{name} {dtype} {damage.__name__}")
     missed = 0
     for _ in range(ROUNDS):
-        prompt = random_prompt(rng, 8, 120)
+        prompt = random_prompt(rng, 3 * BLOCK, 120)
         texts = Texts(
             SHAPES[name], [prompt] * (COPIES + 1), ANSWER, rng, dtype=dtype, block_size=BLOCK
         )

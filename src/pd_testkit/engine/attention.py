@@ -11,7 +11,7 @@ import torch
 from pd_testkit.engine.fixed_point import FINE_BITS, settle
 
 QUERIES = 256
-"""Tokens of one request that attend at once: bounds the scores' memory."""
+"""Tokens that attend at once: bounds the scores' memory."""
 RECENCY = 2.0**-10
 """What a score loses per token that its key lies further back in the block table.
 
@@ -143,12 +143,10 @@ def _together(batch: Batch, order: Sequence[int]) -> Iterator[tuple[list[int], i
     """Who attends together: requests, how many of their new tokens others have done, how many of
     them these do."""
     for count, alike in itertools.groupby(order, key=lambda i: len(batch.tokens[i])):
-        if count <= QUERIES:
-            yield list(alike), 0, count
-            continue
-        for i in alike:
+        members, most = list(alike), max(1, QUERIES // count)
+        for at in range(0, len(members), most):
             for done in range(0, count, QUERIES):
-                yield [i], done, min(QUERIES, count - done)
+                yield members[at : at + most], done, min(QUERIES, count - done)
 
 
 def _group(

@@ -12,6 +12,7 @@ tokens):
 weights              12
 activations          16  products 16 + 12, their sums up to 2**13: 41
 squares for a norm   32  each up to 2**8, sums of 2**10: 50
+rotary positions     16  of keys: products 16 + 12 + 16, up to 2**8: 52
 keys and values       0  odd integers up to 2**9
 queries              24  scores 24, up to 2**10: 34
 attention weights    24  weighted sums of values 24 + 13 + 9: 46

@@ -26,7 +26,7 @@ from pd_testkit.engine.shape import ModelShape
 from pd_testkit.engine.weights import HeadWeights, LatentWeights, LayerWeights, draw, score_scale
 from pd_testkit.reference.heads import shard
 
-__all__ = ["Batch", "Decoder", "Model", "RankShard"]
+__all__ = ["Batch", "Caches", "Decoder", "Model", "RankShard"]
 
 ROPE_BASE = 10000.0
 EPSILON = 2.0**-20
