@@ -184,7 +184,9 @@ def test_a_heartbeat_has_the_form_of_its_protocol(
         hears.close()
         context.term()
     message = msgpack.unpackb(raw)
-    sizes = {"tp_size": 2, "dp_size": 3, "transfer_mode": "write", "protocol": protocol}
+    # vllm-router takes MoRI-IO's modes in capitals only.
+    mode = "write" if protocol == "nixl" else "WRITE"
+    sizes = {"tp_size": 2, "dp_size": 3, "transfer_mode": mode, "protocol": protocol}
     assert {name: message[name] for name in (*expected, *sizes)} == {**expected, **sizes}
 
 

@@ -151,7 +151,7 @@ def pack(message: Engine | Goodbye) -> bytes:
                 message.zmq_address,
                 message.dp_size,
                 message.tp_size,
-                message.transfer_mode,
+                message.transfer_mode.upper(),  # vllm-router passes over "read"
                 message.protocol,
             )
         )
