@@ -127,6 +127,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(4 * PATIENCE_S)
 def test_a_killed_process_costs_no_more_than_the_requests_that_it_had(folder: Path) -> None:
     """A prefill engine, then a decode engine, then the router, each during a run of requests."""
     options = ("--prefill", "2", "--decode", "2", "--prefill-args", PREFILL)
