@@ -13,6 +13,13 @@ EXPECTED = "not applicable: "
 """How the reason of a skip begins that says what this machine lacks. Any other fails the run."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A deployment that a module's tests share is brought up once, in one worker."""
+    for item in items:
+        if item.path.parent.name == "e2e":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -13,6 +13,8 @@ from pd_testkit.bench.accuracy_command import accuracy
 from pd_testkit.targets.loop_thread import LoopThread
 from tests.kit.toy_deployment import Toy, served
 
+pytestmark = pytest.mark.xdist_group("test_accuracy_command")  # they share processes
+
 PATIENCE_S = 60.0
 
 

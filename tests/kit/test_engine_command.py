@@ -23,6 +23,8 @@ from click.testing import CliRunner
 
 from pd_testkit.engine.command import engine
 
+pytestmark = pytest.mark.xdist_group("test_engine_command")  # they share processes
+
 WAIT_S = 60.0
 KEY = "an-admin-key"
 

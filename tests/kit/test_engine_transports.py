@@ -19,6 +19,9 @@ Pair = tuple[Side, Other]
 _uids = itertools.count(1)
 
 
+pytestmark = pytest.mark.xdist_group("test_engine_transports")  # they share processes
+
+
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def kind(request: pytest.FixtureRequest) -> str:
     needs(request.param)

@@ -36,6 +36,9 @@ from tests.kit.transport_side import SIZE, Other, Side, failed, sides
 Pair = tuple[Side, Other]
 
 
+pytestmark = pytest.mark.xdist_group("test_engine_transports_peers")  # they share processes
+
+
 @pytest.fixture(scope="module", params=["shm", "zmq"])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     with sides(request.param) as both:
