@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import random
 import shutil
 import socket
 import subprocess
@@ -71,8 +72,10 @@ class ThisMachine:
         return not self._can_listen(host, port)
 
     def free_ports(self, host: str, count: int) -> int:
+        _any_port(host)  # raises OSError where nothing can listen
+        quiet = _quiet_ports()
         while True:
-            first = _any_port(host)
+            first = random.SystemRandom().choice(quiet)
             wanted = range(first, first + count)
             if wanted.stop > 65536 or self._given.intersection(wanted):
                 continue
@@ -106,8 +109,21 @@ class ThisMachine:
         return True
 
 
+_FIRST_PORT = 10240
 _GPU_LISTS = {"nvidia-smi": ("--list-gpus",), "amd-smi": ("list",)}
 """Both begin a GPU's entry by ``GPU``."""
+
+
+def _quiet_ports() -> range:
+    """Those that the kernel gives to nobody who asks it for any, see ip(7): a transport's own
+    sockets, and everybody's connections, would take others before the engine that they were meant
+    for."""
+    range_file = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        first = int(range_file.read_text().split()[0])
+        if first > 2 * _FIRST_PORT:
+            return range(_FIRST_PORT, first)
+    return range(_FIRST_PORT, 65536)
 
 
 def _any_port(host: str, port: int = 0) -> int:
