@@ -70,11 +70,12 @@ def one_bit(texts: Texts, copy: int, rng: random.Random) -> None:
 
 def another_tokens_head(texts: Texts, copy: int, rng: random.Random) -> None:
     name, block, token, head = anywhere(texts, copy, rng)
-    other = block
-    while other == block:
-        other = texts.tables[copy][rng.randrange(texts.computed[copy] // BLOCK)]
-    cache = texts.caches[0][name]
-    cache[block, token, head] = cache[other, rng.randrange(BLOCK), head]
+    right = texts.caches[0][name][block, token, head]
+    wrong = right
+    while torch.equal(wrong, right):  # the same byte elsewhere has the same values in layer 0
+        other = rng.choice(texts.tables[copy][: texts.computed[copy] // BLOCK])
+        wrong = texts.caches[0][name][other, rng.randrange(BLOCK), head]
+    right.copy_(wrong)
 
 
 def two_blocks_swapped(texts: Texts, copy: int, rng: random.Random) -> None:
