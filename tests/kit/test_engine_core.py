@@ -173,15 +173,19 @@ def test_d_may_come_before_p(writes: bool) -> None:
 
 def test_chunks_preemption_and_many_at_once() -> None:
     async def run() -> None:
-        p = core(role="prefill", max_batch_tokens=24, num_blocks=24, block_size=8)
+        p = core(role="prefill", max_batch_tokens=24, block_size=8)
         d = core(role="decode", num_blocks=12, max_batch_tokens=24, block_size=8)
         async with running(p, d):
-            sampling = Sampling(max_tokens=30, ignore_eos=True)
-            prompts = [prompt_of(3 + 5 * n, n) for n in range(10)]
+            sampling = Sampling(max_tokens=20, ignore_eos=True)
+            prompts = [prompt_of(3 + 5 * n, n) for n in range(8)]
+            loads = [await prefill(p, f"r{n}", each) for n, each in enumerate(prompts)]
             answers = await asyncio.gather(
-                *(handed_over(p, d, f"r{n}", each, sampling) for n, each in enumerate(prompts))
+                *(
+                    answer(d, Generation(f"r{n}", each, sampling, load))
+                    for n, (each, load) in enumerate(zip(prompts, loads, strict=True))
+                )
             )
-            assert answers == [oracle(prompt, 30) for prompt in prompts]
+            assert [ids(tokens) for tokens in answers] == [oracle(each, 20) for each in prompts]
             await at_rest(p, d)
             assert d.stats().preemptions > 0
             assert d.stats().transfer_bytes == sum(map(len, prompts)) * BYTES
