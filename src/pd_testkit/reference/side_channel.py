@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 import threading
@@ -41,6 +42,7 @@ LINGER_MS = 100
 """For which a closing client goes on to send what it was told to."""
 
 _log = logging.getLogger(__name__)
+_watched = itertools.count()
 
 
 class PeerSilent(TimeoutError):
@@ -250,12 +252,12 @@ class Client:
 def _await_word(peer: Any, seconds: float) -> float:
     """Wait for an answer, or for the connection's end; gives what time is left, which is none."""
     ends = zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_DISCONNECTED
-    with peer.get_monitor_socket(ends) as connection:
+    # ZMQ's own name has a file descriptor, which the next socket may get before this one is let go.
+    with peer.get_monitor_socket(ends, f"inproc://connection/{next(_watched)}") as connection:
         poller = zmq.Poller()
         poller.register(peer, zmq.POLLIN)
         poller.register(connection, zmq.POLLIN)
         poller.poll(round(1000 * seconds))
-    # ZMQ itself would end it after another socket may have got the number that it is named by.
     peer.disable_monitor()
     return 0.0
 
