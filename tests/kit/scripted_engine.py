@@ -70,8 +70,8 @@ class ScriptedCore:
     def release(self, load: Load) -> None:
         self.released.append(load)
 
-    def stats(self) -> Stats:
-        return self.now
+    def ranks(self) -> Sequence[Stats]:
+        return [self.now]
 
     def transfers(self) -> Sequence[Transferred]:
         moved, self.moved = self.moved, []
@@ -144,7 +144,7 @@ async def serving(
 ) -> AsyncIterator[Client]:
     """A client of a server over ``core``; both end with it."""
     planned = Faults([parse(each) for each in faults])
-    metrics = Metrics("m", core.stats, core.transfers, planned.fired)
+    metrics = Metrics("m", core.ranks, core.transfers, planned.fired)
     engine = Engine(core, Bytes(), Limits("m", 64, 260), here, metrics, planned, dp_size)
     server = Server(engine, about={"role": here.role}, admin_key=admin_key)
     runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True)

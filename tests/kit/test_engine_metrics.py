@@ -46,7 +46,7 @@ def scrape(metrics: Metrics) -> dict[str, float]:
 
 
 def test_gauges_and_counters_are_the_core_s_of_now() -> None:
-    told = scrape(Metrics("m", lambda: NOW))
+    told = scrape(Metrics("m", lambda: [NOW]))
     expected = {
         "vllm:num_requests_running": 3,
         "vllm:num_requests_waiting": 6,  # those whose KV is under way wait, too
@@ -72,8 +72,19 @@ def test_gauges_and_counters_are_the_core_s_of_now() -> None:
     assert {name: told.get(name) for name in expected} == expected
 
 
+def test_each_data_parallel_rank_is_told_of_by_itself() -> None:
+    metrics = Metrics("m", lambda: [NOW, replace(NOW, running=9)])
+    running = [
+        (sample.labels["engine"], sample.value)
+        for family in metrics.collect()
+        for sample in family.samples
+        if sample.name == "vllm:num_requests_running"
+    ]
+    assert running == [("0", 3), ("1", 9)]
+
+
 def test_an_answer_is_timed_from_its_arrival_to_its_last_token() -> None:
-    metrics = Metrics("m", Stats)
+    metrics = Metrics("m", lambda: [Stats()])
     times = metrics.answer(prompt_tokens=30, arrived=100.0)
     times.token(102.0, queued_s=0.5)  # TTFT 2, queue 0.5, prefill 1.5
     times.token(102.25, queued_s=0.0)
@@ -100,7 +111,7 @@ def test_an_answer_is_timed_from_its_arrival_to_its_last_token() -> None:
 
 
 def test_a_bucket_holds_what_is_at_its_bound_or_below() -> None:
-    metrics = Metrics("m", Stats)
+    metrics = Metrics("m", lambda: [Stats()])
     for seconds in (0.25, 0.26, 3000.0):
         metrics.answer(1, arrived=0.0).token(seconds, queued_s=0.0)
     told = scrape(metrics)
@@ -115,7 +126,7 @@ def test_a_bucket_holds_what_is_at_its_bound_or_below() -> None:
 
 
 def test_an_aborted_answer_is_counted_and_not_timed() -> None:
-    metrics = Metrics("m", Stats)
+    metrics = Metrics("m", lambda: [Stats()])
     times = metrics.answer(1, arrived=0.0)
     times.token(1.0, queued_s=0.0)
     times.ended("abort")
@@ -133,7 +144,7 @@ def test_each_transfer_is_told_of_once() -> None:
         taken, moved[:] = list(moved), []
         return taken
 
-    metrics = Metrics("m", Stats, transfers)
+    metrics = Metrics("m", lambda: [Stats()], transfers)
     told = [scrape(metrics), scrape(metrics)][1]
     assert (told["vllm:nixl_xfer_time_seconds_count"], told["vllm:nixl_xfer_time_seconds_sum"]) == (
         2,
@@ -146,12 +157,12 @@ def test_each_transfer_is_told_of_once() -> None:
 
 
 def test_faults_that_struck_are_told_by_their_kind() -> None:
-    told = scrape(Metrics("m", Stats, fired=lambda: {"refuse": 3, "hang": 0}))
+    told = scrape(Metrics("m", lambda: [Stats()], fired=lambda: {"refuse": 3, "hang": 0}))
     assert told["pd_engine_faults_fired_total,kind=refuse"] == 3
     assert told["pd_engine_faults_fired_total,kind=hang"] == 0
 
 
 def test_engines_of_one_process_have_books_of_their_own() -> None:
-    one, other = Metrics("m", lambda: NOW), Metrics("m", lambda: replace(NOW, running=9))
+    one, other = Metrics("m", lambda: [NOW]), Metrics("m", lambda: [replace(NOW, running=9)])
     assert scrape(one)["vllm:num_requests_running"] == 3
     assert scrape(other)["vllm:num_requests_running"] == 9

@@ -91,7 +91,7 @@ class EngineCore:
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._answers: dict[Progress, _Answer] = {}
         self._moved: deque[Transferred] = deque(maxlen=_REMEMBERED)
-        self._stats = Stats()
+        self._stats: Sequence[Stats] = ()
         self._replicas: list[Replica] = []
         self._ranks: list[Rank] = []
         self._thread: threading.Thread | None = None
@@ -110,7 +110,7 @@ class EngineCore:
         except BaseException:
             self._give_back()
             raise
-        self._stats = total([replica.stats() for replica in self._replicas])
+        self._stats = [replica.stats() for replica in self._replicas]
         self._alive = True
         self._thread = threading.Thread(target=self._run, name=f"engine {self.engine_id[:8]}")
         self._thread.start()
@@ -166,6 +166,10 @@ class EngineCore:
 
     def stats(self) -> Stats:
         """As of the last step."""
+        return total(self._stats)
+
+    def ranks(self) -> Sequence[Stats]:
+        """The same of each data-parallel rank."""
         return self._stats
 
     def transfers(self) -> Sequence[Transferred]:
@@ -198,7 +202,7 @@ class EngineCore:
         for replica in self._replicas:
             self._send(replica.deliver())
             more |= replica.advance()
-        self._stats = total([replica.stats() for replica in self._replicas])
+        self._stats = [replica.stats() for replica in self._replicas]
         for replica in self._replicas:
             self._send(replica.deliver())
         if not more:

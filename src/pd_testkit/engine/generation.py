@@ -137,8 +137,8 @@ class Core(Protocol):
     def release(self, load: Load) -> None:
         """Have P free what it holds: the request was refused before the core was asked."""
 
-    def stats(self) -> Stats:
-        """Now."""
+    def ranks(self) -> Sequence[Stats]:
+        """Of each data-parallel rank, now."""
 
     def transfers(self) -> Sequence[Transferred]:
         """Loads that ended well since the last call, in the order of their ends."""
@@ -161,7 +161,7 @@ class Transferred:
 
 @dataclass(frozen=True)
 class Stats:
-    """Gauges of now and counters since the start, over all data-parallel ranks.
+    """Gauges of now and counters since the start, of one data-parallel rank or of all.
 
     Seconds are of `time.monotonic`. ``external`` counts tokens that came, or could have come, from
     a P.

@@ -2,8 +2,8 @@
 
 Names, labels and buckets are those of vLLM 0.33 (``vllm/v1/metrics/loggers.py``, ``buckets.py``;
 ``distributed/kv_transfer/kv_connector/v1/nixl/stats.py``), so that what reads a vLLM reads this
-engine. The label ``engine`` is a data-parallel rank there; here all ranks are told of as rank 0.
-``pd_engine_*`` are our own.
+engine. The label ``engine`` is a data-parallel rank; times are told of as rank 0's. ``pd_engine_*``
+are our own.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Metrics(Collector):
 
     Args:
         model: its name, for the label ``model_name``.
-        stats, transfers, fired: asked at each scrape: `Core.stats`, `Core.transfers`, and how
+        ranks, transfers, fired: asked at each scrape: `Core.ranks`, `Core.transfers`, and how
             often each kind of fault struck.
         cache: what ``vllm:cache_config_info`` says.
     """
@@ -146,13 +146,13 @@ class Metrics(Collector):
     def __init__(
         self,
         model: str,
-        stats: Callable[[], Stats],
+        ranks: Callable[[], Sequence[Stats]],
         transfers: Callable[[], Sequence[Transferred]] = tuple,
         fired: Callable[[], Mapping[str, int]] = dict,
         cache: Mapping[str, str] | None = None,
     ) -> None:
         self._labels = {"model_name": model, "engine": "0"}
-        self._stats = stats
+        self._ranks = ranks
         self._transfers = transfers
         self._fired = fired
         self._cache = cache or {}
@@ -171,15 +171,18 @@ class Metrics(Collector):
         return told
 
     def collect(self) -> Iterable[Metric]:
-        stats, labels = self._stats(), self._labels
+        labels = self._labels
         values = list(labels.values())
+        ranks = [([*values[:-1], str(rank)], stats) for rank, stats in enumerate(self._ranks())]
         for name, (text, read) in _GAUGES.items():
             gauge = GaugeMetricFamily(name, text, labels=list(labels))
-            gauge.add_metric(values, read(stats))
+            for told, stats in ranks:
+                gauge.add_metric(told, read(stats))
             yield gauge
         for name, (text, read) in _COUNTERS.items():
             counter = CounterMetricFamily(name, text, labels=list(labels))
-            counter.add_metric(values, read(stats))
+            for told, stats in ranks:
+                counter.add_metric(told, read(stats))
             yield counter
         ended = CounterMetricFamily(
             "vllm:request_success", "Answers that ended.", labels=[*labels, "finished_reason"]

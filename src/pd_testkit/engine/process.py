@@ -120,7 +120,7 @@ class EngineProcess:
             self._tokenizer,
             Limits(settings.name, self._max_tokens, self._tokenizer.vocabulary),
             Here(settings.role, self._protocol, core.side_channel[1], settings.tp_size),
-            Metrics(settings.name, core.stats, core.transfers, self._faults.fired, cache),
+            Metrics(settings.name, core.ranks, core.transfers, self._faults.fired, cache),
             self._faults,
             settings.dp_size,
         )
