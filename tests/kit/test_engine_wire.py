@@ -263,6 +263,8 @@ def test_each_prompt_of_a_list_has_a_room() -> None:
         "bootstrap_room": [1, 2],
     }
     assert hand_offs(lists, "", 2, P) == (Hold(1), Hold(2))
+    answers = {name: [value] * 6 for name, value in ROOM.items()} | {"bootstrap_room": [*range(6)]}
+    assert hand_offs(answers, "", 2, P, n=3) == (Hold(0), Hold(3))  # sglang-router's, for n=3
     shared = {**ROOM, "bootstrap_room": [1, 2]}
     assert hand_offs(shared, "", 2, P) == (Hold(1), Hold(2))
 

@@ -13,9 +13,9 @@ from tests.targets.environments import ENVIRONMENTS, install
 from tests.targets.stage import ROOT
 
 CASES = Path(__file__).with_name("accuracy.toml")
-KNOWN = {"sglang-router": {"logprobs", "n"}}
+KNOWN = {"sglang-router": {"logprobs"}}
 """Checks that a case fails, and has to fail for as long as it is here: sglang-router 0.3.2 sends
-answers with log probabilities as application/octet-stream, and a room for each of n answers."""
+answers with log probabilities as application/octet-stream."""
 _LIMIT_S = 1800.0
 """Real seconds for all of them."""
 

@@ -116,7 +116,8 @@ class Server:
             openai.decode(raw, Chat) if form.chat else openai.decode(raw, Completion)
         )
         try:
-            parts = wire.hand_offs(body.hand_off(), name, openai.count(body), engine.here)
+            told, prompts = body.hand_off(), openai.count(body)
+            parts = wire.hand_offs(told, name, prompts, engine.here, n=max(1, body.n or 1))
         except wire.BadHandOff as wrong:
             raise Refused(400, str(wrong), wrong.field) from None
         try:

@@ -70,13 +70,14 @@ class Here:
 
 
 def hand_offs(
-    body: Mapping[str, Any], request_id: str, prompts: int, here: Here
+    body: Mapping[str, Any], request_id: str, prompts: int, here: Here, *, n: int = 1
 ) -> tuple[HandOff, ...]:
     """The engine's part in each of a request's prompts.
 
     Args:
         body: of the request; `PARAMS` and `BOOTSTRAP` are read, and may be absent or None.
         request_id: the header ``X-Request-Id``; empty if there is none.
+        n: answers to each prompt.
 
     Raises:
         BadHandOff: it is incomplete, of no form that is known, or not for an engine of this role.
@@ -87,7 +88,7 @@ def hand_offs(
     if any(body.get(name) is not None for name in BOOTSTRAP):
         if params:
             raise BadHandOff("bootstrap_room", f"given beside {PARAMS}")
-        parts = _rooms(body, prompts, here)
+        parts = _rooms(body, prompts, n, here)
     elif params:
         parts = _of_params(params, prompts, here)
     elif here.protocol == "p2p_nccl":
@@ -210,13 +211,15 @@ def _of_id(request_id: str, here: Here) -> HandOff:
     return Load(None, _host(found["p_host"]), int(found["p_port"]), request_id, here.tp_size)
 
 
-def _rooms(body: Mapping[str, Any], prompts: int, here: Here) -> tuple[HandOff, ...]:
+def _rooms(body: Mapping[str, Any], prompts: int, n: int, here: Here) -> tuple[HandOff, ...]:
     columns: list[list[object]] = []
     for name in BOOTSTRAP:
         value = body.get(name)
         column = value if isinstance(value, list) else [value] * prompts
         if value is None or None in column:
             raise BadHandOff(name, "missing")
+        if len(column) == prompts * n:
+            column = column[::n]  # a prompt's KV moves once, in the room of its first answer
         if len(column) != prompts:
             raise BadHandOff(name, f"{len(column)} of them for {prompts} prompts")
         columns.append(column)
