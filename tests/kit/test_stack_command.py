@@ -127,6 +127,15 @@ def test_a_command_that_a_signal_ends_gives_the_shells_status(shell: Shell) -> N
     assert done.returncode == 128 + signal.SIGTERM
 
 
+@pytest.fixture
+def heeds_hangups() -> Iterator[None]:
+    """Whatever runs the tests may ignore them, and so would what they start."""
+    was = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, was)
+
+
+@pytest.mark.usefixtures("heeds_hangups")
 @pytest.mark.parametrize(
     ("number", "wrapped"),
     [

@@ -107,8 +107,8 @@ MUTANTS = (
     Mutant(
         ("POL-013",),
         "room_memory",
-        "size = region.size // self.pages.num_blocks",
-        'size = region.size // self.pages.num_blocks // (1 + ("." not in name))',
+        "size = region.handle.size // self.pages.num_blocks",
+        'size = region.handle.size // self.pages.num_blocks // (1 + ("." not in name))',
         "a latent page is taken for half of a K and a V",
     ),
     Mutant(
