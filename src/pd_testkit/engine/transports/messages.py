@@ -11,11 +11,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from pd_testkit.engine.transports.endpoint import Endpoint
 from pd_testkit.engine.transports.jobs import Ask, Frames, Job, notification
-from pd_testkit.engine.transports.network import zeros
+from pd_testkit.engine.transports.network import EngineTransport
 from pd_testkit.engine.transports.pieces import pieces
 from pd_testkit.engine.transports.protocol import (
     PIECE,
@@ -27,10 +26,10 @@ from pd_testkit.engine.transports.protocol import (
     encode,
     payload,
 )
-from pd_testkit.engine.transports.regions import Region, Regions
+from pd_testkit.engine.transports.regions import Regions
 from pd_testkit.engine.transports.service import Service
-from pd_testkit.engine.transports.transfer import Ledger, Order, Session, Tally, Transfer
-from pd_testkit.fabric import Notification, RegionHandle, Status
+from pd_testkit.engine.transports.transfer import Order, Transfer
+from pd_testkit.fabric import Notification, Status
 from pd_testkit.fabric.batch import Batch, Offsets, copy
 from pd_testkit.fabric.memory import Bytes
 from pd_testkit.reference.paths import zmq_path
@@ -45,14 +44,13 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _places = msgspec.json.Decoder(Place)
 
 
-class Messages:
+class Messages(EngineTransport):
     """The transport; arguments as of `open_transport`.
 
     Raises:
         OSError: nothing can be bound to on the host.
     """
 
-    generation = 1
     wire = "tcp"
 
     def __init__(
@@ -64,9 +62,7 @@ class Messages:
         clock: Callable[[], float],
         wake: Callable[[], None],
     ) -> None:
-        self.name = name
-        self._ledger = Ledger(clock, wake)
-        self._regions = Regions(name, self.generation)
+        super().__init__(name, clock, wake)
         self._service = Service(name, self._regions, wake)
         address = str(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][4][0])
         self._endpoint = Endpoint(
@@ -77,24 +73,6 @@ class Messages:
         )
         port = int(self._endpoint.address.rpartition(":")[2])
         self._place = Place(zmq_path("tcp", address, port))
-
-    @property
-    def tally(self) -> Tally:
-        """Of what this transport has moved."""
-        return self._ledger.tally
-
-    def allocate(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Any memory will do."""
-        return zeros(shape, dtype)
-
-    def register(self, buffer: Any) -> Region:
-        return self._regions.add(buffer, self._key)
-
-    def connect(self, remote: str) -> Status:
-        return Status.SUCCESS
-
-    def session(self, local: Region, remote: RegionHandle) -> Session:
-        return Session(self, self._ledger, local, remote)
 
     def notifications(self) -> list[Notification]:
         return self._service.notifications()

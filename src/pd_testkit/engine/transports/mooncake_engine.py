@@ -13,19 +13,18 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import numpy.typing as npt
 
 from pd_testkit.engine.transports.endpoint import Endpoint
 from pd_testkit.engine.transports.jobs import Job, notification
-from pd_testkit.engine.transports.network import MissingPackage, zeros
-from pd_testkit.engine.transports.regions import Region, Regions
+from pd_testkit.engine.transports.network import EngineTransport, MissingPackage
+from pd_testkit.engine.transports.regions import Region
 from pd_testkit.engine.transports.service import Service
-from pd_testkit.engine.transports.transfer import Ledger, Order, Session, Tally, Transfer
-from pd_testkit.fabric import Notification, RegionHandle, Status
+from pd_testkit.engine.transports.transfer import Order, Transfer
+from pd_testkit.fabric import Notification, Status
 from pd_testkit.fabric.memory import Bytes
 from pd_testkit.reference.paths import zmq_path
 
@@ -43,7 +42,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _places = msgspec.json.Decoder(Place)
 
 
-class Mooncake:
+class Mooncake(EngineTransport):
     """The transport; arguments as of `open_transport`.
 
     Raises:
@@ -51,7 +50,6 @@ class Mooncake:
         OSError: it cannot begin.
     """
 
-    generation = 1
     wire = "tcp"
 
     def __init__(
@@ -71,9 +69,7 @@ class Mooncake:
             raise MissingPackage(
                 f"transport mooncake: {error}; pip install 'pd-testkit[mooncake]'"
             ) from error
-        self.name = name
-        self._ledger = Ledger(clock, wake)
-        self._regions = Regions(name, self.generation)
+        super().__init__(name, clock, wake)
         self._service = Service(name, self._regions, wake)
         address = str(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][4][0])
         self._engine: Any = TransferEngine()
@@ -97,24 +93,6 @@ class Mooncake:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"mooncake:{name}")
         self._thread.start()
-
-    @property
-    def tally(self) -> Tally:
-        """Of what this transport has moved."""
-        return self._ledger.tally
-
-    def allocate(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Any memory will do."""
-        return zeros(shape, dtype)
-
-    def register(self, buffer: Any) -> Region:
-        return self._regions.add(buffer, self._key)
-
-    def connect(self, remote: str) -> Status:
-        return Status.SUCCESS
-
-    def session(self, local: Region, remote: RegionHandle) -> Session:
-        return Session(self, self._ledger, local, remote)
 
     def notifications(self) -> list[Notification]:
         return self._service.notifications()

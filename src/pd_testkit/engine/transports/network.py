@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pd_testkit.engine.transports.regions import Region
-from pd_testkit.engine.transports.transfer import Tally
+from pd_testkit.engine.transports.regions import Region, Regions
+from pd_testkit.engine.transports.transfer import Ledger, Order, Session, Tally, Transfer
 from pd_testkit.fabric import Notification, RegionHandle, Status
-from pd_testkit.reference.transport import Session
+from pd_testkit.fabric.memory import Bytes
 
 
 class MissingPackage(ImportError, ValueError):
@@ -19,7 +20,7 @@ class MissingPackage(ImportError, ValueError):
     extra has it."""
 
 
-class EngineTransport(Protocol):
+class EngineTransport(ABC):
     """One worker's. Calls do not wait for peers; any thread may call, one at a time.
 
     Attributes:
@@ -28,13 +29,18 @@ class EngineTransport(Protocol):
         wire: what the bytes in fact go by, such as ``tcp``.
     """
 
-    name: str
-    generation: int
-    wire: str
+    generation = 1
+    wire: ClassVar[str]
+
+    def __init__(self, name: str, clock: Callable[[], float], wake: Callable[[], None]) -> None:
+        self.name = name
+        self._ledger = Ledger(clock, wake)
+        self._regions = Regions(name, self.generation)
 
     @property
     def tally(self) -> Tally:
         """Counts of what this worker has moved."""
+        return self._ledger.tally
 
     def allocate(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Zeroed memory that can be registered; it goes with the last view of it.
@@ -42,6 +48,7 @@ class EngineTransport(Protocol):
         Raises:
             OSError: there is not so much.
         """
+        return np.zeros(tuple(shape), dtype)
 
     def register(self, buffer: Any) -> Region:
         """Let peers reach a contiguous, writable array.
@@ -50,20 +57,28 @@ class EngineTransport(Protocol):
             TypeError: it is no buffer, array or tensor.
             ValueError: it cannot be reached over this network.
         """
+        return self._regions.add(buffer, self._key)
 
     def connect(self, remote: str) -> Status:
         """SUCCESS: where the peer is, its handles tell."""
+        return Status.SUCCESS
 
     def session(self, local: Region, remote: RegionHandle) -> Session:
         """Between memory that this transport has registered and a peer's."""
+        return Session(self, self._ledger, local, remote)
 
+    @abstractmethod
     def notifications(self) -> Sequence[Notification]:
         """What peers have notified this worker of since the last call."""
 
+    @abstractmethod
+    def move(self, order: Order, transfer: Transfer) -> None:
+        """See `transfer.Mover`."""
+
+    @abstractmethod
     def close(self) -> None:
         """Give all threads, sockets and files back; what is under way fails. Harmless twice."""
 
-
-def zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Memory of this process alone, for networks that take any."""
-    return np.zeros(tuple(shape), dtype)
+    @abstractmethod
+    def _key(self, number: int, memory: Bytes) -> tuple[str, Callable[[], None]]:
+        """Of a region: what peers need to reach it, and how it is taken off the network."""

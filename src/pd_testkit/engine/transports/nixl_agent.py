@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pd_testkit.engine.transports.network import MissingPackage, zeros
-from pd_testkit.engine.transports.regions import Region, Regions
-from pd_testkit.engine.transports.transfer import Ledger, Order, Session, Tally, Transfer
+from pd_testkit.engine.transports.network import EngineTransport, MissingPackage
+from pd_testkit.engine.transports.transfer import Order, Transfer
 from pd_testkit.fabric import Notification, RegionHandle, Status
 from pd_testkit.fabric.batch import Offsets
 from pd_testkit.fabric.memory import Bytes
@@ -49,7 +48,7 @@ class _Flight:
     handle: Any
 
 
-class Nixl:
+class Nixl(EngineTransport):
     """The transport; arguments as of `open_transport`.
 
     On a loopback host UCX is kept to the loopback device, and from loading its InfiniBand module,
@@ -61,7 +60,6 @@ class Nixl:
         OSError: it has no UCX, or cannot begin.
     """
 
-    generation = 1
     wire = "ucx"
 
     def __init__(
@@ -85,11 +83,9 @@ class Nixl:
         spoken = logging.getLogger("nixl")  # on stdout, if it were left
         spoken.handlers.clear()
         spoken.propagate = True
-        self.name = name
+        super().__init__(name, clock, wake)
         self._wake = wake
         self._clock = clock
-        self._ledger = Ledger(clock, wake)
-        self._regions = Regions(name, self.generation)
         self._lock = self._regions.lock
         """For all of NIXL: an agent is one thread's at a time."""
         config = nixl_agent_config(enable_prog_thread=False, backends=["UCX"])
@@ -108,24 +104,6 @@ class Nixl:
         self._posted = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"nixl:{name}")
         self._thread.start()
-
-    @property
-    def tally(self) -> Tally:
-        """Of what this transport has moved."""
-        return self._ledger.tally
-
-    def allocate(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Any memory will do."""
-        return zeros(shape, dtype)
-
-    def register(self, buffer: Any) -> Region:
-        return self._regions.add(buffer, self._key)
-
-    def connect(self, remote: str) -> Status:
-        return Status.SUCCESS
-
-    def session(self, local: Region, remote: RegionHandle) -> Session:
-        return Session(self, self._ledger, local, remote)
 
     def notifications(self) -> list[Notification]:
         return [self._arrived.popleft() for _ in range(len(self._arrived))]

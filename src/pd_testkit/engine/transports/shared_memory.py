@@ -20,11 +20,12 @@ import numpy.typing as npt
 from pd_testkit.engine.transports.endpoint import Endpoint
 from pd_testkit.engine.transports.jobs import Ask, Job, notification
 from pd_testkit.engine.transports.mapping import Allocation, Mapping, Process, Where
+from pd_testkit.engine.transports.network import EngineTransport
 from pd_testkit.engine.transports.pieces import pieces
 from pd_testkit.engine.transports.protocol import PULLED, RANGES, Pull, column, encode
-from pd_testkit.engine.transports.regions import Region, Regions, Unregistered
+from pd_testkit.engine.transports.regions import Unregistered
 from pd_testkit.engine.transports.service import Service
-from pd_testkit.engine.transports.transfer import Ledger, Order, Session, Tally, Transfer
+from pd_testkit.engine.transports.transfer import Order, Transfer
 from pd_testkit.fabric import Notification, RegionHandle, Status
 from pd_testkit.fabric.batch import Batch, copy
 from pd_testkit.fabric.memory import Bytes
@@ -47,10 +48,9 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _places = msgspec.json.Decoder(Place)
 
 
-class SharedMemory:
+class SharedMemory(EngineTransport):
     """The transport; arguments as of `open_transport`."""
 
-    generation = 1
     wire = "shared memory"
 
     def __init__(
@@ -61,10 +61,8 @@ class SharedMemory:
         clock: Callable[[], float],
         wake: Callable[[], None],
     ) -> None:
-        self.name = name
+        super().__init__(name, clock, wake)
         self._process = Process.this()
-        self._ledger = Ledger(clock, wake)
-        self._regions = Regions(name, self.generation)
         self._service = Service(name, self._regions, wake, self._fetch)
         self._lock = threading.Lock()
         self._allocations: list[Allocation] = []
@@ -77,11 +75,6 @@ class SharedMemory:
             clock=clock,
         )
 
-    @property
-    def tally(self) -> Tally:
-        """Of what this transport has moved."""
-        return self._ledger.tally
-
     def allocate(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Memory that peers of this user and machine can map."""
         count = int(np.prod(shape, dtype=np.int64))
@@ -91,15 +84,6 @@ class SharedMemory:
             self._allocations = [each for each in self._allocations if each.alive]
             self._allocations.append(allocation)
         return array
-
-    def register(self, buffer: Any) -> Region:
-        return self._regions.add(buffer, self._key)
-
-    def connect(self, remote: str) -> Status:
-        return Status.SUCCESS
-
-    def session(self, local: Region, remote: RegionHandle) -> Session:
-        return Session(self, self._ledger, local, remote)
 
     def notifications(self) -> list[Notification]:
         return self._service.notifications()
