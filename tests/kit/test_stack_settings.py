@@ -33,7 +33,7 @@ SEED_VARIABLES: dict[str, tuple[str, str, Any]] = {
     # the testbed's
     "SRV_IP": ("172.16.0.7", "host", "172.16.0.7"),
     "MODEL": ("Qwen/Qwen2.5-7B-Instruct", "model", "Qwen/Qwen2.5-7B-Instruct"),
-    "CACHE_DIR": ("/root/.cache/vllm", "cache_dir", "/root/.cache/vllm"),
+    "CACHE_DIR": ("/srv/models", "cache_dir", "/srv/models"),
     "PROXY_HTTP_PORT": ("10002", "router_port", 10002),
     "PROXY_ZMQ_PORT": ("30003", "discovery_port", 30003),
     "CONS_HTTP_PORT": ("8201", "decode_port", 8201),
