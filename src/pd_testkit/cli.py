@@ -13,17 +13,32 @@ import pd_testkit
 
 _APART = {
     "accuracy": ("pd_testkit.bench.accuracy_command", "Check what an endpoint answers."),
+    "bandwidth": ("pd_testkit.bench.bandwidth_command", "How fast the KV moves."),
+    "bench": ("pd_testkit.bench.load_command", "Latency and throughput of an endpoint."),
+    "collect": ("pd_testkit.bench.collect_command", "Old logs and results as CSV."),
+    "compare": ("pd_testkit.bench.compare_command", "P/D against other modes of routing."),
     "conform": ("pd_testkit.conform", "Check an implementation, or a router that runs."),
     "down": ("pd_testkit.stack.command", "Take a deployment down."),
     "engine": ("pd_testkit.engine.command", "Serve a small model with a real paged KV cache."),
+    "kv-size": ("pd_testkit.bench.kv_size_command", "Bytes of a model's KV."),
+    "multiturn": ("pd_testkit.bench.multiturn_command", "Latency and KV, turn by turn."),
+    "plot": ("pd_testkit.plots.command", "Draw results."),
     "proxy": ("pd_testkit.proxy.command", "Route requests over P and D engines."),
+    "report": ("pd_testkit.plots.report_command", "Gather results in one page; gate on them."),
     "status": ("pd_testkit.stack.command", "Show what runs."),
     "sweep": ("pd_testkit.bench.sweep_command", "Check many configurations of a deployment."),
     "up": ("pd_testkit.stack.command", "Bring up P engines, D engines and a router."),
 }
 """Commands in a module of their own, which has the command by the same name, and what they do."""
 
-_EXTRAS = {"pydantic": "stack", "rich": "stack", "torch": "torch", "transformers": "hf"}
+_EXTRAS = {
+    "matplotlib": "plots",
+    "opentelemetry": "trace",
+    "pydantic": "stack",
+    "rich": "stack",
+    "torch": "torch",
+    "transformers": "hf",
+}
 """What a command imports and the kit alone does not bring, and the extra that does."""
 
 
@@ -43,7 +58,7 @@ class Commands(click.Group):
             if extra is None:
                 raise
             _refuse(f"pd-testkit {name} needs {missing.name}: pip install 'pd-testkit[{extra}]'")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import click
 from rich.console import Console
 
-from pd_testkit.bench import expectations, oracle
+from pd_testkit.bench import expectations, options, oracle
 from pd_testkit.bench.accuracy import Check, Deployment, Outcome, Result, run, succeeded
 from pd_testkit.bench.accuracy_checks import API_CHECKS
 from pd_testkit.bench.accuracy_kv import KV_CHECKS
 from pd_testkit.bench.accuracy_report import document, show
 from pd_testkit.bench.accuracy_tokens import TOKEN_CHECKS
 from pd_testkit.bench.detector import DETECTOR_CHECKS
-from pd_testkit.bench.endpoint import Endpoint, Unexpected, models
+from pd_testkit.bench.endpoint import Unexpected
 from pd_testkit.bench.kv_movement import DEFAULT_BLOCK_SIZE, Engines
+from pd_testkit.bench.options import Where
 from pd_testkit.command_line import Command
 
 CHECKS = {check.name: check for check in (*API_CHECKS, *TOKEN_CHECKS, *KV_CHECKS)}
@@ -35,10 +33,7 @@ _SELF_TEST = {check.name: check for check in DETECTOR_CHECKS}
 class _Told:
     """The command's options, as far as the deployment is made of them."""
 
-    endpoint: str
-    model: str
-    prefill: tuple[str, ...]
-    decode: tuple[str, ...]
+    where: Where
     oracle: str
     dataset: Path | None
     expect: float | None
@@ -46,47 +41,11 @@ class _Told:
     block_sizes: tuple[int, ...]
     kv_check: bool
     seed: int
-    api_key: str
     admin_key: str
-    timeout_s: float
-
-
-def _urls(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    """Each may be several, with commas between them."""
-    return tuple(url.strip() for each in given for url in each.split(",") if url.strip())
-
-
-def _engines(role: str) -> Callable[[Any], Any]:
-    return click.option(
-        f"--{role}-endpoint",
-        f"{role}",
-        multiple=True,
-        envvar=f"PD_{role.upper()}_ENDPOINTS",
-        show_envvar=True,
-        metavar="URL[,URL]...",
-        callback=_urls,
-        help=f"A {role} engine's, for its metrics. May be repeated.",
-    )
 
 
 @click.command(cls=Command)
-@click.option(
-    "--endpoint",
-    envvar="PD_ENDPOINT",
-    show_envvar=True,
-    required=True,
-    metavar="URL",
-    help="Of the router, or of whatever is to be checked.",
-)
-@_engines("prefill")
-@_engines("decode")
-@click.option(
-    "--model",
-    envvar="PD_MODEL",
-    show_envvar=True,
-    default="",
-    help="As the endpoint calls it.  [default: the first that it lists]",
-)
+@options.where()
 @click.option(
     "--oracle",
     "oracle_url",
@@ -138,15 +97,7 @@ def _engines(role: str) -> Callable[[Any], Any]:
     is_flag=True,
     help="Also corrupt one byte of KV in flight, which must be noticed; needs the admin key.",
 )
-@click.option("--seed", type=click.IntRange(min=0), help="Of all prompts.  [default: any]")
-@click.option(
-    "--api-key",
-    envvar="OPENAI_API_KEY",
-    show_envvar=True,
-    default="",
-    metavar="KEY",
-    help="Sent as bearer token. Rather by the environment: others see options.",
-)
+@options.seed()
 @click.option(
     "--admin-key",
     envvar="PD_ENGINE_ADMIN_KEY",
@@ -156,24 +107,13 @@ def _engines(role: str) -> Callable[[Any], Any]:
     help="Of the engines, for --self-test. Rather by the environment.",
 )
 @click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=120.0,
-    show_default=True,
-    help="Seconds for one request.",
-)
-@click.option(
     "--json",
     "file",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write what was seen to this file.",
 )
 def accuracy(
-    endpoint: str,
-    prefill: tuple[str, ...],
-    decode: tuple[str, ...],
-    model: str,
+    where: Where,
     oracle_url: str,
     dataset: Path | None,
     expect: float | None,
@@ -182,10 +122,8 @@ def accuracy(
     kv_check: bool,
     names: tuple[str, ...],
     self_test: bool,
-    seed: int | None,
-    api_key: str,
+    seed: int,
     admin_key: str,
-    timeout_s: float,
     file: Path | None,
 ) -> None:
     """Check what an OpenAI endpoint answers, and that prefill's KV got to decode.
@@ -208,20 +146,15 @@ def accuracy(
         if (name in names if names else name not in left_out)
     ]
     told = _Told(
-        endpoint=endpoint,
-        model=model,
-        prefill=prefill,
-        decode=decode,
+        where=where,
         oracle=oracle_url,
         dataset=dataset,
         expect=expect,
         band=band,
         block_sizes=block_sizes,
         kv_check=kv_check,
-        seed=secrets.randbits(32) if seed is None else seed,
-        api_key=api_key,
+        seed=seed,
         admin_key=admin_key,
-        timeout_s=timeout_s,
     )
     console = Console()
     try:
@@ -230,9 +163,9 @@ def accuracy(
         click.echo(str(problem), err=True)
         sys.exit(2)
     if file is not None:
-        about = {"endpoint": endpoint, "seed": told.seed}
+        about = {"endpoint": where.endpoint, "seed": seed}
         file.write_text(json.dumps(document(results, **about), indent=1) + "\n", "utf-8")
-    show(console, results, told.seed)
+    show(console, results, seed)
     sys.exit(not succeeded(results))
 
 
@@ -269,26 +202,16 @@ async def _deployment(told: _Told) -> AsyncIterator[Deployment]:
         ValueError: the file has no questions.
     """
     questions = () if told.dataset is None else tuple(expectations.questions(told.dataset))
-    timeout = aiohttp.ClientTimeout(total=told.timeout_s)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with (
-        aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
-        AsyncExitStack() as stack,
-    ):
-
-        def at(url: str, model: str = "") -> Endpoint:
-            return Endpoint(session, url, model, told.api_key)
-
-        endpoint = at(told.endpoint, told.model or await _first_model(at(told.endpoint)))
-        engines = Engines([*map(at, told.prefill)], [*map(at, told.decode)])
+    async with options.reached(told.where) as found, AsyncExitStack() as stack:
+        endpoint, engines = found.endpoint, found.engines
         right, exact = told.oracle, False
         if not right and not questions:
             one = engines.prefill[0] if engines.prefill else endpoint
-            if (found := await oracle.cpu_engine(one)) is not None:
-                right, exact = await stack.enter_async_context(oracle.alone(found)), True
+            if (known := await oracle.cpu_engine(one)) is not None:
+                right, exact = await stack.enter_async_context(oracle.alone(known)), True
         yield Deployment(
             endpoint,
-            at(right, await _first_model(at(right))) if right else None,
+            found.at(right, await options.first_model(found.at(right))) if right else None,
             exact,
             engines,
             told.block_sizes or await _block_sizes(engines),
@@ -298,13 +221,6 @@ async def _deployment(told: _Told) -> AsyncIterator[Deployment]:
             _band(told, endpoint.model),
             told.admin_key,
         )
-
-
-async def _first_model(endpoint: Endpoint) -> str:
-    listed = list(await models(endpoint))
-    if not listed:
-        raise Unexpected(f"GET {endpoint.url}/v1/models", "a model", "none")
-    return listed[0]
 
 
 async def _block_sizes(engines: Engines) -> tuple[int, ...]:

@@ -97,6 +97,12 @@ class Endpoint:
             again = shlex.join(["curl", "-sS", "-X", method, url])
             raise Unexpected(f"{method} {path}", "an answer", _told(problem), again) from None
 
+    def elsewhere(self, url: str, model: str = "") -> Endpoint:
+        """Another URL, asked with the same key."""
+        other = Endpoint(self._session, url, model)
+        other._headers = self._headers
+        return other
+
     def with_key(self, api_key: str) -> Endpoint:
         """The same, asked with this key."""
         return Endpoint(self._session, self.url, self.model, api_key)

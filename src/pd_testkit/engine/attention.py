@@ -5,10 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from pd_testkit.engine.fixed_point import FINE_BITS, settle
+
+_Ints = npt.NDArray[np.int64]
 
 QUERIES = 256
 """Tokens that attend at once: bounds the scores' memory."""
@@ -47,65 +52,72 @@ class Group:
     Attributes:
         requests: how many.
         count: new tokens of each.
-        tokens: where in the step they are, one request after the other.
-        rows: of a cache, that hold the requests' tokens in order; see `Rows`. The shorter
-            contexts' last token is repeated.
+        tokens: how many together; in the step, they are one request after the other.
+        rows: of a cache, that hold the requests' tokens: (requests * heads * context,); see `Rows`.
+            The shorter contexts' last token is repeated.
         bias: of scores, (requests, 1, count, 1, context): less for keys further back; minus
             infinity for those that the query must not see: later ones, and repeated ones.
     """
 
     requests: int
     count: int
-    tokens: slice
+    tokens: int
     rows: torch.Tensor
     bias: torch.Tensor
 
 
 class Rows:
-    """A rank's cache as rows of a matrix: one for each slot, or, if heads come before tokens, one
-    for each head of each slot.
+    """A rank's cache as rows of a matrix, one for each head of each token.
 
     Args:
         shape: of the cache, (block, token, head, element), or for HND (block, head, token,
             element).
     """
 
-    def __init__(self, layout: str, shape: Sequence[int], device: torch.device) -> None:
-        self._heads_first = layout == "HND"
+    def __init__(self, layout: str, shape: Sequence[int]) -> None:
+        heads_first = layout == "HND"
         _, first, second, self._dim = shape
-        self._heads, self.block_size = (first, second) if self._heads_first else (second, first)
-        self._width = self._dim if self._heads_first else self._heads * self._dim
-        self._device = device
+        self._heads, self.block_size = (first, second) if heads_first else (second, first)
+        apart = self.block_size if heads_first else 1
+        self._of_heads = np.arange(self._heads) * apart
+        self._of_token = 1 if heads_first else self._heads
 
-    def numbers(self, count: int) -> torch.Tensor:
-        """0, 1, ..., count - 1, where the cache is."""
-        return torch.arange(count, device=self._device)
+    def of_tokens(self, blocks: _Ints, offsets: _Ints) -> _Ints:
+        """Of each token's heads, the tokens at these offsets of these blocks: (tokens, heads)."""
+        return self._first(blocks, offsets)[:, np.newaxis] + self._of_heads
 
-    def at(self, blocks: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        """Of the slots at these offsets of these blocks: (..., 1), or (..., heads)."""
-        if not self._heads_first:
-            return (blocks * self.block_size + offsets).unsqueeze_(-1)
-        first = blocks * (self.block_size * self._heads) + offsets
-        return first.unsqueeze(-1) + self.numbers(self._heads) * self.block_size
+    def of_texts(self, tables: _Ints, places: _Ints) -> _Ints:
+        """Of each text's heads, the tokens at these places of it: (texts, heads, places).
 
-    def all_of(self, blocks: torch.Tensor) -> torch.Tensor:
-        """Of all slots of the blocks (request, block): (request, token, 1), or with heads."""
-        return self.at(blocks.unsqueeze(-1), self.numbers(self.block_size)).flatten(1, 2)
+        Args:
+            tables: (texts, blocks).
+            places: (texts, places), of any number of texts if they are all the same.
+        """
+        table, offset = np.divmod(places, self.block_size)
+        first = self._first(tables[np.arange(len(tables))[:, np.newaxis], table], offset)
+        return first[:, np.newaxis] + self._of_heads[:, np.newaxis]
 
     def write(self, cache: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> None:
-        """Put `values`, (token, head, element), into the rows of the tokens' slots."""
-        matrix = cache.view(-1, self._width)
-        matrix.index_copy_(0, rows.flatten(), values.reshape(-1, self._width).to(cache.dtype))
+        """Put `values`, (token, head, element), into the rows of the tokens."""
+        values = values.reshape(-1, self._dim)
+        if values.dtype != cache.dtype:
+            values = values.to(cache.dtype)
+        cache.view(-1, self._dim).index_copy_(0, rows, values)
 
-    def read(self, cache: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """A copy of rows of (request, token): (request, head, token, element)."""
-        requests, tokens, _ = rows.shape
-        found = cache.view(-1, self._width).index_select(0, rows.flatten())
-        return found.view(requests, tokens, self._heads, self._dim).transpose(1, 2)
+    def read(self, cache: torch.Tensor, rows: torch.Tensor, texts: int) -> torch.Tensor:
+        """A copy of so many texts' rows: (text * head, token, element)."""
+        found = cache.view(-1, self._dim).index_select(0, rows)
+        return found.view(texts * self._heads, -1, self._dim)
+
+    def _first(self, blocks: _Ints, offsets: _Ints) -> _Ints:
+        """Of the first heads."""
+        return blocks * (self.block_size * self._heads) + offsets * self._of_token
 
 
 class Step:
     """A batch, laid out: all tokens in one row, requests with as many new ones side by side.
+
+    Laid out by NumPy, which takes a fraction of torch's time for arrays as small as these.
 
     Attributes:
         tokens, positions: (tokens,).
@@ -115,7 +127,7 @@ class Step:
     """
 
     def __init__(self, batch: Batch, layout: str, cache: torch.Tensor) -> None:
-        cells = Rows(layout, cache.shape, cache.device)
+        cells = Rows(layout, cache.shape)
         order = sorted(range(len(batch.tokens)), key=lambda i: len(batch.tokens[i]))
         first: dict[int, int] = {}
         tokens: list[int] = []
@@ -128,15 +140,40 @@ class Step:
             positions += new
             blocks += [batch.block_tables[i][position // cells.block_size] for position in new]
         self.cells = cells
-        laid = torch.tensor((tokens, positions, blocks), device=cache.device)
-        self.tokens, self.positions, where = laid.unbind()
-        self.rows = cells.at(where, self.positions % cells.block_size)
+        laid = np.array((tokens, positions, blocks))
+        self._device = cache.device
+        self.tokens, self.positions = self._there(laid[0]), self._there(laid[1])
+        rows = cells.of_tokens(laid[2], laid[1] % cells.block_size)
+        self.rows = self._there(rows.ravel())
         self.groups = tuple(
-            _group(batch, members, done, size, first[members[0]] + done, cells)
+            self._group(batch, members, done, size)
             for members, done, size in _together(batch, order)
         )
         ends = [first[i] + len(batch.tokens[i]) - 1 for i, told in enumerate(batch.samples) if told]
-        self.sampled = torch.tensor(ends, dtype=torch.long, device=cache.device)
+        self.sampled = self._there(np.array(ends, np.int64))
+
+    def _group(self, batch: Batch, members: Sequence[int], done: int, count: int) -> Group:
+        requests, cells = len(members), self.cells
+        starts = np.array([[batch.starts[i] + done] for i in members])
+        context = int(starts.max()) + count
+        needed = -(-context // cells.block_size)
+        tables = [batch.block_tables[i][:needed] for i in members]
+        padded = np.array([[*table, *[0] * (needed - len(table))] for table in tables])
+        places = np.arange(context)
+        rows = cells.of_texts(padded, np.minimum(places, starts + (count - 1)))
+        ahead = places - (starts + np.arange(count))[:, :, np.newaxis]
+        bias = np.where(ahead > 0, -np.inf, ahead * RECENCY)
+        return Group(
+            requests,
+            count,
+            requests * count,
+            self._there(rows.ravel()),
+            self._there(bias.reshape(requests, 1, count, 1, context)),
+        )
+
+    def _there(self, numbers: npt.NDArray[Any]) -> torch.Tensor:
+        """Where the caches are."""
+        return torch.from_numpy(numbers).to(self._device)
 
 
 def _together(batch: Batch, order: Sequence[int]) -> Iterator[tuple[list[int], int, int]]:
@@ -149,32 +186,6 @@ def _together(batch: Batch, order: Sequence[int]) -> Iterator[tuple[list[int], i
                 yield members[at : at + most], done, min(QUERIES, count - done)
 
 
-def _group(
-    batch: Batch, members: Sequence[int], done: int, count: int, first: int, cells: Rows
-) -> Group:
-    requests = len(members)
-    starts = [batch.starts[i] + done for i in members]
-    context = max(starts) + count
-    needed = -(-context // cells.block_size)
-    tables = [list(batch.block_tables[i][:needed]) for i in members]
-    padded = [table + [0] * (needed - len(table)) for table in tables]
-    position = cells.numbers(context)
-    rows = cells.all_of(torch.tensor(padded, device=position.device))[:, :context]
-    start = torch.tensor(starts, device=position.device).view(-1, 1)
-    ahead = position - (start + cells.numbers(count)).unsqueeze(-1)
-    bias = (ahead.double() * RECENCY).masked_fill_(ahead > 0, -torch.inf)
-    if min(starts) != max(starts):
-        own = torch.minimum(position, start + (count - 1)).unsqueeze(-1)
-        rows = rows.gather(1, own.expand_as(rows))
-    return Group(
-        requests,
-        count,
-        slice(first, first + count * requests),
-        rows,
-        bias.view(requests, 1, count, 1, context),
-    )
-
-
 def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: Group
 ) -> torch.Tensor:
@@ -182,21 +193,22 @@ def attend(
 
     Args:
         queries: (tokens, heads, element), scaled; a KV head's are neighbours.
-        keys, values: (request, KV head, token, element).
+        keys, values: (request * KV head, token, element).
     """
     _, heads, dim = queries.shape
-    requests, kv_heads, tokens, _ = keys.shape
-    count, each = group.count, heads // kv_heads
+    requests, count = group.requests, group.count
+    each = requests * heads // len(keys)
     if count == 1:
-        asked = queries.view(requests, kv_heads, each, dim)
+        asked = queries.view(-1, each, dim)
     else:
-        asked = queries.view(requests, count, kv_heads, each, dim).transpose(1, 2)
-        asked = asked.reshape(requests, kv_heads, count * each, dim)
-    scores = asked @ keys.transpose(2, 3)
-    scores.view(requests, kv_heads, count, each, tokens).add_(group.bias)
+        asked = queries.view(requests, count, -1, each, dim).transpose(1, 2)
+        asked = asked.reshape(-1, count * each, dim)
+    scores = torch.bmm(asked, keys.transpose(1, 2))
+    scores.view(requests, -1, count, each, scores.shape[-1]).add_(group.bias)
     weights = settle(scores.sub_(scores.amax(-1, keepdim=True)).exp_(), FINE_BITS)
-    found = settle((weights @ values).div_(weights.sum(-1, keepdim=True)), FINE_BITS)
+    found = torch.bmm(weights, values).div_(weights.sum(-1, keepdim=True))
+    found = settle(found, FINE_BITS)
     if count == 1:
         return found.view(requests, heads, -1)
-    found = found.view(requests, kv_heads, count, each, -1).transpose(1, 2)
+    found = found.view(requests, -1, count, each, found.shape[-1]).transpose(1, 2)
     return found.reshape(requests * count, heads, -1)

@@ -31,19 +31,31 @@ FINE_BITS = 24
 """Of attention: one token of thousands must show."""
 
 
-def settle(x: torch.Tensor, bits: int = BITS) -> torch.Tensor:
-    """To the nearest multiple of ``2**-bits``, ties to even, in place. ``abs(x) < 2**(51 - bits)``.
+_LARGE = 2.0**52
 
-    A float64 as large as the anchor has just these bits after the point.
-    """
-    anchor = 1.5 * 2.0 ** (52 - bits)
+
+def _operand(value: float) -> torch.Tensor:
+    """A number that operations take as it is; of a Python float each makes such a one first, which
+    takes longer than to add it to a token's activations."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+_ANCHORS = {bits: _operand(1.5 * 2.0 ** (52 - bits)) for bits in (BITS, FINE_BITS)}
+"""A float64 as large as these has just so many bits after the point."""
+_ONE = _operand(1.0)
+
+
+def settle(x: torch.Tensor, bits: int = BITS) -> torch.Tensor:
+    """To the nearest multiple of ``2**-bits``, ties to even, in place. ``abs(x) < 2**(51 - bits)``;
+    `BITS` or `FINE_BITS`."""
+    anchor = _ANCHORS[bits]
     return x.add_(anchor).sub_(anchor)
 
 
 def odd(x: torch.Tensor) -> torch.Tensor:
-    """Twice `x`, to the nearest odd integer, in place. It is never 0, so none of its bytes can
-    change without its value changing by more than float64 can hide."""
-    return x.floor_().mul_(2.0).add_(1.0)
+    """Twice `x`, to the nearest odd integer. It is never 0, so none of its bytes can change without
+    its value changing by more than float64 can hide. Changes `x`."""
+    return torch.add(_ONE, x.floor_(), alpha=2.0)
 
 
 def loud(x: torch.Tensor) -> torch.Tensor:
@@ -53,13 +65,9 @@ def loud(x: torch.Tensor) -> torch.Tensor:
     no model would ever notice; this one shall.
     """
     x = x.double()
-    return x.add_(x.frac(), alpha=2.0**52)
+    return x.add_(x.frac(), alpha=_LARGE)
 
 
 def fold(x: torch.Tensor) -> torch.Tensor:
-    """What is left of `x` beyond multiples of 2**-24, as a number in [-0.5, 0.5]. In place.
-
-    Makes a small change of `x` a large one.
-    """
-    x.mul_(2.0**FINE_BITS)
+    """What is left of `x` beyond integers, as a number in [-0.5, 0.5]. In place."""
     return x.sub_(x.round())

@@ -99,7 +99,7 @@ class Decoder:
     def forward(self, batch: Batch, caches: Sequence[Caches]) -> torch.Tensor:
         """See `Model`."""
         step = Step(batch, self._layout, next(iter(caches[0].values())))
-        turns = self._turns.index_select(0, step.positions).unsqueeze_(1)
+        turns = self._turns.index_select(0, step.positions)
         x = self._embedding.index_select(0, step.tokens)
         for layer in range(self.shape.layers):
             h = _norm(x)
@@ -107,9 +107,9 @@ class Decoder:
                 rank.attention(layer, h, turns, step, cache)
                 for rank, cache in zip(self.ranks, caches, strict=True)
             )
-            x = x + fold(_sum(found))
+            x = fold(_sum(found)).add_(x)
             h = _norm(x)
-            x = settle(x + _sum(rank.mlp(layer, h) for rank in self.ranks))
+            x = settle(_sum(rank.mlp(layer, h) for rank in self.ranks).add_(x))
         return _norm(x.index_select(0, step.sampled)) @ self._head
 
 
@@ -143,7 +143,8 @@ class RankShard:
         self._attention: list[_HeadAttention | _LatentAttention] = []
         self._mlp = []
         for layer, weights in enumerate(layers):
-            of, output = weights.attention, weights.output[self.heads].flatten(0, 1).to(device)
+            of = weights.attention
+            output = (weights.output[self.heads].flatten(0, 1) * FOLD).to(device)
             if isinstance(of, LatentWeights):
                 latent = _LatentAttention(layer, of, self.heads, scale, output)
                 self._attention.append(latent)
@@ -155,7 +156,8 @@ class RankShard:
     def attention(
         self, layer: int, h: torch.Tensor, turns: torch.Tensor, step: Step, caches: Caches
     ) -> torch.Tensor:
-        """Its part of what attention adds, (token, width), unfolded. Writes the tokens' KV."""
+        """Its part of what attention adds, (token, width), `FOLD` times as large and not folded yet.
+        Writes the tokens' KV."""
         return self._attention[layer](h, turns, step, caches)
 
     def mlp(self, layer: int, h: torch.Tensor) -> torch.Tensor:
@@ -180,7 +182,9 @@ class _HeadAttention:
             weights.key[:, kv_heads],
             weights.value[:, kv_heads],
         )
-        self._heads, self._kv_heads, self._head_dim = query.shape[1], key.shape[1], key.shape[2]
+        self._turned = query.shape[1] + key.shape[1]
+        self._parts = (query.shape[1], key.shape[1] + value.shape[1])
+        self._head_dim = key.shape[2]
         self._project = torch.cat((query, key, value), 1).flatten(1).to(output.device)
         self._output = output
         self._key_cache, self._value_cache = f"{layer}.k", f"{layer}.v"
@@ -188,23 +192,23 @@ class _HeadAttention:
     def __call__(
         self, h: torch.Tensor, turns: torch.Tensor, step: Step, caches: Caches
     ) -> torch.Tensor:
-        heads, turned = self._heads, self._heads + self._kv_heads
         key_cache, value_cache = caches[self._key_cache], caches[self._value_cache]
-        projected = (h @ self._project).view(len(h), -1, self._head_dim)
-        _turn(projected[:, :turned], turns)
-        queries, new = settle(projected[:, :heads], FINE_BITS), odd(projected[:, heads:])
-        step.cells.write(key_cache, step.rows, new[:, : self._kv_heads])
-        step.cells.write(value_cache, step.rows, new[:, self._kv_heads :])
+        projected = torch.mm(h, self._project).view(len(h), -1, self._head_dim)
+        _turn(projected[:, : self._turned], turns)
+        queries, new = projected.split_with_sizes(self._parts, 1)
+        keys, values = odd(new).chunk(2, 1)
+        step.write(key_cache, keys)
+        step.write(value_cache, values)
         found = [
             attend(
-                queries[group.tokens],
-                loud(step.cells.read(key_cache, group.rows)),
-                loud(step.cells.read(value_cache, group.rows)),
+                asked,
+                loud(step.read(key_cache, group)),
+                loud(step.read(value_cache, group)),
                 group,
             )
-            for group in step.groups
+            for asked, group in step.grouped(settle(queries, FINE_BITS))
         ]
-        return _joined(found).flatten(1) @ self._output
+        return torch.mm(_joined(found).flatten(1), self._output)
 
 
 class _LatentAttention:
