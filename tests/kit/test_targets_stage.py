@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from pd_testkit.report.conformance import Outcome
 from pd_testkit.report.matrix import Column as Found
-from tests.targets import environments, record
+from tests.targets import environments, record, stage
 from tests.targets.__main__ import main
 from tests.targets.columns import PACKAGES, Column, checkouts
 from tests.targets.environments import Environment, InstallError, install
@@ -67,6 +67,25 @@ class TestAColumn:
         assert ran.problem == ""
         assert "the first time" in ran.unsteady
         assert "the first time" in (tmp_path / "reference.first.log").read_text()
+
+
+class TestSeveralColumns:
+    """Which begins when."""
+
+    def test_begin_with_the_longest_and_are_told_in_their_order(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stage, "AT_ONCE", 1)
+        times = {"short": 1.0, "longest": 3.0, "long": 2.0}
+        columns = [
+            Column(name, ("--pd-target", "nobody"), None, takes_s=takes_s, limit_s=0.01)
+            for name, takes_s in times.items()
+        ]
+        said: list[str] = []
+        ran = Stage(tmp_path, said.append).run(columns)
+        begun = [line.partition(":")[0] for line in said[:3]]
+        assert begun == ["longest", "long", "short"]
+        assert [each.column.name for each in ran] == ["short", "longest", "long"]
 
 
 class TestTheRecord:

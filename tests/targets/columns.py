@@ -17,33 +17,47 @@ class Column:
         name: how to ask for it, and its files' name.
         arguments: pytest's, to choose it.
         environment: where it is installed; None for the environment that runs the stage.
+        takes_s: real seconds that it takes beside others, roughly: the longest begin first.
         limit_s: real seconds after which it is ended and has failed.
     """
 
     name: str
     arguments: tuple[str, ...]
     environment: Environment | None
+    takes_s: float = 60.0
     limit_s: float = 900.0
 
 
-def _vllm(variant: str) -> Column:
-    return Column(f"vllm-{variant}", ("--pd-target", f"vllm:{variant}"), ENVIRONMENTS["vllm"])
+def _vllm(variant: str, takes_s: float) -> Column:
+    arguments = ("--pd-target", f"vllm:{variant}")
+    return Column(f"vllm-{variant}", arguments, ENVIRONMENTS["vllm"], takes_s)
 
 
-def _sglang(variant: str) -> Column:
-    return Column(f"sglang-{variant}", ("--pd-target", f"sglang:{variant}"), ENVIRONMENTS["sglang"])
+def _sglang(variant: str, takes_s: float) -> Column:
+    arguments = ("--pd-target", f"sglang:{variant}")
+    return Column(f"sglang-{variant}", arguments, ENVIRONMENTS["sglang"], takes_s)
 
 
-def _router(name: str) -> Column:
+def _router(name: str, takes_s: float) -> Column:
     arguments = ("--pd-target", "router", "--pd-router", name)
-    return Column(name, arguments, ENVIRONMENTS["routers"])
+    return Column(name, arguments, ENVIRONMENTS["routers"], takes_s)
 
 
 PACKAGES = (
     Column("reference", ("--pd-target", "reference"), None),
-    *map(_vllm, ("nixl", "mooncake", "moriio", "moriio-write", "multi", "offloading", "example")),
-    *map(_sglang, ("mori", "nixl", "mooncake")),
-    *map(_router, ("vllm-router", "vllm-router-discovery", "sglang-router")),
+    _vllm("nixl", 430),
+    _vllm("mooncake", 240),
+    _vllm("moriio", 210),
+    _vllm("moriio-write", 230),
+    _vllm("multi", 130),
+    _vllm("offloading", 50),
+    _vllm("example", 40),
+    _sglang("mori", 300),
+    _sglang("nixl", 270),
+    _sglang("mooncake", 170),
+    _router("vllm-router", 220),
+    _router("vllm-router-discovery", 220),
+    _router("sglang-router", 180),
 )
 """What comes from a package index."""
 

@@ -64,7 +64,10 @@ class Stage:
             list(pool.map(lambda each: install(each, self._say), environments))
 
     def run(self, columns: Sequence[Column]) -> list[Ran]:
-        """All of them, in their order; their environments are there.
+        """All of them; their environments are there.
+
+        The longest begin first, so that none of these runs on alone at the end. The results are in
+        the order of the columns.
 
         One that fails is run again, alone: other people's threads and timeouts decide some of what
         is seen. What fails twice has failed, and what failed once is told.
@@ -72,7 +75,9 @@ class Stage:
         self._folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             try:
-                ran = list(pool.map(self._one, columns))
+                longest = sorted(columns, key=lambda column: -column.takes_s)
+                running = {column.name: pool.submit(self._one, column) for column in longest}
+                ran = [running[column.name].result() for column in columns]
                 return [self._again(each) if each.problem else each for each in ran]
             finally:
                 self._end()
