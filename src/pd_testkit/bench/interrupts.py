@@ -1,0 +1,38 @@
+"""Ctrl-C, and SIGTERM: a measurement that is told to stop keeps what it has."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+EXIT_STATUS = 130
+"""Of a command that was interrupted."""
+
+
+async def completed(work: Coroutine[Any, Any, None]) -> bool:
+    """Does the work; False: a signal came, and it was cancelled.
+
+    For a loop of the main thread: signals come nowhere else.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    came: list[int] = []
+
+    def interrupt(number: int) -> None:
+        came.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not came:
+            raise
+        return False
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    return True
