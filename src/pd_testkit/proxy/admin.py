@@ -1,13 +1,15 @@
-"""What is asked of the proxy itself: health, metrics, instances, mode, conversations, models."""
+"""What is asked of the proxy itself: health, metrics, instances, timeline, mode, conversations,
+models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 import msgspec
 
-from pd_testkit.proxy import metrics
+from pd_testkit.proxy import metrics, timeline
 from pd_testkit.proxy.downstream import ClientConnection, Request, Work
 from pd_testkit.proxy.messages import Response, error
 from pd_testkit.proxy.router import PATHS
@@ -42,6 +44,8 @@ def answer(server: ProxyServer, request: Request) -> Response:
     if path.startswith("/mode/"):
         server.router.set_mode(path.removeprefix("/mode/"))
         return _mode(server)
+    if path == "/timeline":
+        return _timeline(server, request)
     return _ANSWERS[path](server)
 
 
@@ -70,6 +74,15 @@ def _metrics(server: ProxyServer) -> Response:
 
 def _instances(server: ProxyServer) -> Response:
     return _json({"instances": server.router.instances(server.now())})
+
+
+def _timeline(server: ProxyServer, request: Request) -> Response:
+    query = parse_qs(request.target.partition(b"?")[2].decode("latin-1"))
+    try:
+        since = timeline.number(query.get("since", [None])[-1])
+    except ValueError as wrong:
+        return error(400, str(wrong))
+    return _json({"component": "proxy", **server.timeline.told(since, server.now())})
 
 
 def _mode(server: ProxyServer) -> Response:
@@ -107,6 +120,7 @@ _ALLOWED = {
     "/liveness": "GET",
     "/metrics": "GET",
     "/instances": "GET",
+    "/timeline": "GET",
     "/mode": "GET",
     "/conversations": "GET",
     "/conversations/clear": "POST",

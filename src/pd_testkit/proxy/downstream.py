@@ -29,12 +29,14 @@ closing at once would reset the connection, and the client would never read the 
 class Request:
     """What a client asks for."""
 
-    __slots__ = ("body", "headers", "http10", "keep_alive", "method", "path")
+    __slots__ = ("body", "headers", "http10", "keep_alive", "method", "path", "target")
 
     def __init__(self, method: str, path: str, headers: dict[str, str]) -> None:
         self.method = method
         self.path = path
         """Without the query."""
+        self.target = b""
+        """As the client wrote it, with the query."""
         self.headers = headers
         """Names in lower case."""
         self.body = b""
@@ -230,6 +232,7 @@ class ClientConnection(asyncio.Protocol):
             return
         method = self._parser.get_method().decode("ascii")
         request = Request(method, self._path, self._fields)
+        request.target = self._url
         request.body = b"".join(self._body)
         request.http10 = self._parser.get_http_version() == "1.0"
         request.keep_alive = self._parser.should_keep_alive()

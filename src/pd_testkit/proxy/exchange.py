@@ -13,6 +13,7 @@ from pd_testkit.proxy.downstream import ClientConnection, Request
 from pd_testkit.proxy.farewell import Bequest, Farewell
 from pd_testkit.proxy.messages import Call, Response, error
 from pd_testkit.proxy.route import Route
+from pd_testkit.proxy.timeline import Passage
 from pd_testkit.proxy.upstream import Connection, Head
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Exchange:
         "_passing",
         "_prefill",
         "_prefill_s",
+        "_prefilled_at",
         "_request",
         "_route",
         "_server",
@@ -98,6 +100,7 @@ class Exchange:
         """Bytes of the body that the client has."""
         self._prefill = self._decode = ""
         self._prefill_s: float | None = None
+        self._prefilled_at: float | None = None
         self._first_at: float | None = None
         self._last_at = now
         self._ended = False
@@ -235,6 +238,7 @@ class Exchange:
         assert self._head is not None
         self._connection = None
         self._prefill_s = now - self._called_at
+        self._prefilled_at = now
         self._follow(self._route.answered(self._response(self._head), now), now)
 
     def _response(self, head: Head) -> Response:
@@ -389,6 +393,7 @@ class Exchange:
             decode_s=decode_s,
             retries=route.retries,
         )
+        server.timeline.add(self._passage(outcome, status, now))
         server.ended(
             self,
             {
@@ -407,6 +412,30 @@ class Exchange:
                 "first_ms": _ms(first_s),
                 "decode_ms": _ms(decode_s),
             },
+        )
+
+    def _passage(self, outcome: str, status: int, now: float) -> Passage:
+        route = self._route
+        decodes = self._call.leg == "decode"
+        called, answered = None if decodes else self._called_at, None
+        if decodes and self._prefilled_at is not None and self._prefill_s is not None:
+            called, answered = self._prefilled_at - self._prefill_s, self._prefilled_at
+        return Passage(
+            client_id=self._request.headers.get("x-request-id", ""),
+            request_id=route.request_id,
+            kind=route.kind,
+            stream=route.stream,
+            prefill=self._prefill,
+            decode=self._decode,
+            outcome=outcome,
+            status=status,
+            retries=route.retries,
+            received_at=self._started_at,
+            prefill_called_at=called,
+            prefill_answered_at=answered,
+            decode_called_at=self._called_at if decodes else None,
+            first_byte_at=self._first_at,
+            ended_at=now,
         )
 
 

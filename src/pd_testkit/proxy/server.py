@@ -23,6 +23,7 @@ from pd_testkit.proxy.messages import Response, error
 from pd_testkit.proxy.metrics import Metrics
 from pd_testkit.proxy.registration import Goodbye
 from pd_testkit.proxy.router import PATHS, Router
+from pd_testkit.proxy.timeline import Passage, Timeline
 from pd_testkit.proxy.upstream import Pool
 
 BACKLOG = 1024
@@ -62,6 +63,7 @@ class ProxyServer:
         self.metrics = Metrics(
             lambda: router.instances(self.now()), lambda: len(router.conversations)
         )
+        self.timeline: Timeline[Passage] = Timeline()
         self.max_body_bytes = settings.max_body_bytes
         self.draining = False
         """New requests get 503."""

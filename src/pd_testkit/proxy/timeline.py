@@ -1,0 +1,111 @@
+"""The last requests that are over, with the times of what happened to them.
+
+Entries are kept as they come, by the monotonic clock; when somebody asks, their times become Unix
+times by one offset, so that intervals stay what they were whoever sets the clock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+ENTRIES = 8192
+"""That are remembered."""
+PAGE = 1000
+"""Entries that are told of at once: who is served meanwhile should not have to wait."""
+
+Entry = TypeVar("Entry", bound=msgspec.Struct)
+
+
+class Passage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A request's way over the proxy; a time is None where it did not get so far.
+
+    Attributes:
+        client_id: what the client called it, ``X-Request-Id``; empty if it did not.
+        request_id: the engines' of the last attempt.
+        kind: as in the metrics, and `outcome`, too.
+        prefill, decode: URLs.
+        prefill_called_at: of the last attempt, as all that follow.
+        first_byte_at: of D's body.
+    """
+
+    client_id: str
+    request_id: str
+    kind: str
+    stream: bool
+    prefill: str
+    decode: str
+    outcome: str
+    status: int
+    retries: int
+    received_at: float
+    prefill_called_at: float | None
+    prefill_answered_at: float | None
+    decode_called_at: float | None
+    first_byte_at: float | None
+    ended_at: float
+
+
+class Timeline(Generic[Entry]):
+    """The last entries, in the order in which they were added, numbered from 0. For any thread.
+
+    An entry's attributes that end in ``_at`` are times of `time.monotonic`.
+
+    Args:
+        offset: from that clock to Unix time; None: what it is now.
+    """
+
+    def __init__(self, entries: int = ENTRIES, offset: float | None = None) -> None:
+        self._entries: deque[Entry] = deque(maxlen=entries)
+        self._next = 0
+        self._offset = time.time() - time.monotonic() if offset is None else offset
+        self._lock = threading.Lock()
+
+    def add(self, entry: Entry) -> None:
+        with self._lock:
+            self._next += 1
+            self._entries.append(entry)
+
+    def told(self, since: int, now: float) -> dict[str, Any]:
+        """What is there of the entries from that number on, `PAGE` of them at most.
+
+        -> ``now``; ``first``: the number of the oldest one that is remembered; ``next``: what to
+        ask for to go on; ``entries``: each with its ``sequence``. Times are Unix seconds.
+        """
+        with self._lock:
+            entries, following = list(self._entries), self._next
+        first = following - len(entries)
+        begin = min(max(since, first), following)
+        wanted = entries[begin - first :][:PAGE]
+        return {
+            "now": now + self._offset,
+            "first": first,
+            "next": begin + len(wanted),
+            "entries": [
+                {"sequence": number, **self._in_unix_time(entry)}
+                for number, entry in enumerate(wanted, begin)
+            ],
+        }
+
+    def _in_unix_time(self, entry: Entry) -> dict[str, Any]:
+        return {
+            name: value + self._offset if name.endswith("_at") and value is not None else value
+            for name, value in msgspec.structs.asdict(entry).items()
+        }
+
+
+def number(given: str | None) -> int:
+    """Of the entry that ``?since=`` names; 0 without one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if given is None:
+        return 0
+    if not (given.isascii() and given.isdecimal() and len(given) < 16):
+        raise ValueError(f"since={given[:40]!r} is no entry's number")
+    return int(given)
