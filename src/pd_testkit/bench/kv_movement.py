@@ -26,6 +26,7 @@ _NAMES = {
     "prompt_tokens": "vllm:prompt_tokens_total",
     "local_queries": "vllm:prefix_cache_queries_total",
     "local_hits": "vllm:prefix_cache_hits_total",
+    "external_queries": "vllm:external_prefix_cache_queries_total",
     "external_hits": "vllm:external_prefix_cache_hits_total",
     "transfer_bytes": "vllm:nixl_bytes_transferred_sum",
     "computed": "pd_engine_computed_prompt_tokens_total",
@@ -35,6 +36,7 @@ _NAMES = {
     "held": "pd_engine_held_requests",
     "loading": "pd_engine_loading_requests",
 }
+_GAUGES = frozenset({"running", "waiting", "held", "loading", "block_sizes"})
 _BLOCK_SIZE = "vllm:cache_config_info"
 
 
@@ -46,7 +48,9 @@ class Counters:
         prompt_tokens: of the requests that were served.
         local_queries, local_hits: tokens of prompts that were looked up in the engine's own prefix
             cache, and found there.
-        external_hits: tokens of prompts that came from another engine.
+        external_queries, external_hits: tokens of prompts that another engine was asked for, and
+            that came from there. vLLM counts as asked for all that it has not itself; the CPU
+            engine only where a request names another engine.
         transfer_bytes: moved between engines. A side that writes counts what it wrote.
         computed: tokens of prompts that the model computed.
         failed_digests: loads whose bytes were not what P said.
@@ -57,6 +61,7 @@ class Counters:
     prompt_tokens: float | None = None
     local_queries: float | None = None
     local_hits: float | None = None
+    external_queries: float | None = None
     external_hits: float | None = None
     transfer_bytes: float | None = None
     computed: float | None = None
@@ -67,13 +72,19 @@ class Counters:
     loading: float | None = None
     block_sizes: frozenset[int] = frozenset()
 
+    def counts(self) -> dict[str, float]:
+        """Those that only grow, by name, as far as they are told."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: count for name, count in told.items() if name not in _GAUGES and count is not None
+        }
+
     def since(self, before: Counters) -> Counters:
         """What was counted in between. The gauges are those of now."""
-        gauges = {"running", "waiting", "held", "loading", "block_sizes"}
         return Counters(
             **{
                 each.name: now
-                if each.name in gauges or now is None
+                if each.name in _GAUGES or now is None
                 else now - (getattr(before, each.name) or 0)
                 for each in fields(self)
                 for now in (getattr(self, each.name),)
@@ -188,6 +199,10 @@ class Engines:
     def known(self) -> bool:
         return bool(self.prefill and self.decode)
 
+    @property
+    def any(self) -> bool:
+        return bool(self.prefill or self.decode)
+
     async def snapshot(self) -> Snapshot:
         """The counters of now.
 
@@ -210,6 +225,31 @@ class Engines:
             if not unaccounted(moved, tolerance) or loop.time() > deadline:
                 return moved
             await asyncio.sleep(_LOOK_S)
+
+    async def settled(self, before: Snapshot, prompt_tokens: int) -> Snapshot:
+        """The counters once all is counted that was asked since `before`, and nobody asks now.
+
+        That is where prompts of so many tokens are counted, no request is left, and nothing has
+        changed between two looks. Waits for `SETTLING_S` at most.
+        """
+        if not self.any:
+            return before
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SETTLING_S
+        last = await self.snapshot()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now = await self.snapshot()
+            counted = sum(
+                (after.prompt_tokens or 0) - (earlier.prompt_tokens or 0)
+                for after, earlier in zip(now, before, strict=True)
+            )
+            uncounted = all(side.prompt_tokens is None for side in now)
+            if now == last and not _left(now) and (uncounted or counted >= prompt_tokens):
+                return now
+            if loop.time() > deadline:
+                return now
+            last = now
 
     async def idle(self) -> Mapping[str, int]:
         """Requests that engines still have when nobody asks any more, by what they do.
