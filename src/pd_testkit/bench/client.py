@@ -67,8 +67,20 @@ class Observed(NamedTuple):
 
 
 class _Delta(msgspec.Struct):
+    role: str | None = None
     content: str | None = None
+    reasoning: str | None = None
     reasoning_content: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+    function_call: msgspec.Raw | None = None
+
+    @property
+    def output(self) -> bool:
+        """Whether there is a token in it. A token without text, a special one or a part of a
+        character, has empty content; an opening event has that, too, and a role."""
+        said = self.content or self.reasoning or self.reasoning_content
+        called = self.tool_calls or self.function_call
+        return bool(said or called) or (self.content == "" and self.role is None)
 
 
 class _Choice(msgspec.Struct):
@@ -77,11 +89,16 @@ class _Choice(msgspec.Struct):
     message: _Delta | None = None
     finish_reason: str | None = None
 
+    @property
+    def output(self) -> bool:
+        """Whether it counts as a piece of a stream. Each event of a completion does."""
+        return self.delta is None or self.delta.output
+
     def said(self) -> str:
         part = self.delta or self.message
         if part is None:
             return self.text or ""
-        return (part.reasoning_content or "") + (part.content or "")
+        return (part.reasoning or part.reasoning_content or "") + (part.content or "")
 
 
 class _Usage(msgspec.Struct):
@@ -218,10 +235,9 @@ class _Answer:
         chunk = self._chunk(data)
         if chunk is None:
             return
-        said = "".join(choice.said() for choice in chunk.choices)
-        if said:
+        if any(choice.output for choice in chunk.choices):
             self.pieces.append(now)
-            self.text.append(said)
+            self.text += [choice.said() for choice in chunk.choices]
 
     def _chunk(self, data: bytes) -> _Event | None:
         try:

@@ -94,7 +94,10 @@ class Texts:
 
     def prompt(self, tokens: int, draw: random.Random) -> str:
         """A prompt of so many tokens that begins unlike others."""
-        tokens -= self.overhead
+        return self.fresh(tokens - self.overhead, draw)
+
+    def fresh(self, tokens: int, draw: random.Random) -> str:
+        """Words of so many tokens that begin unlike others; what follows on a shared prefix."""
         begin = ""
         for letter in draw.choices(LETTERS, k=_NONCE):
             if 2 * self.tokens[letter] > tokens:
