@@ -29,6 +29,7 @@ _NAMES = {
     "external_queries": "vllm:external_prefix_cache_queries_total",
     "external_hits": "vllm:external_prefix_cache_hits_total",
     "transfer_bytes": "vllm:nixl_bytes_transferred_sum",
+    "transfer_seconds": "vllm:nixl_xfer_time_seconds_sum",
     "computed": "pd_engine_computed_prompt_tokens_total",
     "failed_digests": "pd_engine_failed_digests_total",
     "running": "vllm:num_requests_running",
@@ -52,6 +53,7 @@ class Counters:
             that came from there. vLLM counts as asked for all that it has not itself; the CPU
             engine only where a request names another engine.
         transfer_bytes: moved between engines. A side that writes counts what it wrote.
+        transfer_seconds: that the transfers took, one after another.
         computed: tokens of prompts that the model computed.
         failed_digests: loads whose bytes were not what P said.
         running, waiting, held, loading: requests, now. Held: for a D that has not come yet.
@@ -64,6 +66,7 @@ class Counters:
     external_queries: float | None = None
     external_hits: float | None = None
     transfer_bytes: float | None = None
+    transfer_seconds: float | None = None
     computed: float | None = None
     failed_digests: float | None = None
     running: float | None = None
