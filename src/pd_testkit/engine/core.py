@@ -21,8 +21,10 @@ from pd_testkit.engine.progress import Progress, answer_limit
 from pd_testkit.engine.rank import Rank, RankTransport
 from pd_testkit.engine.replica import Delivery, Pace, Replica
 from pd_testkit.engine.settings import Settings
+from pd_testkit.engine.timeline import Events
 from pd_testkit.engine.tokenizer import Tokenizer
 from pd_testkit.engine.transports import open_transport
+from pd_testkit.proxy.timeline import Timeline
 from pd_testkit.reference.ports import dp_rank_of
 from pd_testkit.reference.scheduler_side import Endpoint
 
@@ -62,6 +64,9 @@ class EngineCore:
         pace: how long steps and loads take at least.
         transfer_faults: what is to happen to loads.
         clock: seconds.
+
+    Attributes:
+        timeline: gets what this engine held for a D.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class EngineCore:
         self._awake = threading.Event()
         self._lock = threading.Lock()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.timeline: Events = Timeline()
         self._answers: dict[Progress, _Answer] = {}
         self._moved: deque[Transferred] = deque(maxlen=_REMEMBERED)
         self._stats: Sequence[Stats] = ()
@@ -344,6 +350,7 @@ class EngineCore:
                 clock=self._clock,
                 pace=self._pace,
                 moved=self._moved.append,
+                freed=self.timeline.add,
             )
 
     def _ranks_of(self, dp_rank: int) -> Sequence[Rank]:

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from zlib import crc32
 
@@ -23,7 +23,9 @@ from pd_testkit.engine.metrics import Metrics
 from pd_testkit.engine.openai import Asked, Limits, Refused
 from pd_testkit.engine.replies import REQUEST_ID, encode, json_reply
 from pd_testkit.engine.request_faults import CutOff, RequestFaults
+from pd_testkit.engine.timeline import Events, Following
 from pd_testkit.engine.tokenizer import Tokenizer
+from pd_testkit.proxy.timeline import Timeline
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Engine:
     metrics: Metrics
     faults: Faults
     dp_size: int = 1
+    timeline: Events = field(default_factory=Timeline)
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,7 @@ class Exchange:
         the prefix cache.
         """
         times = self._engine.metrics.answer(len(generation.prompt), self._job.arrived)
+        following = Following(generation, self._job.name, self._job.arrived)
         reason = "abort"
         try:
             if shared and generation.transfer is None:
@@ -237,7 +241,9 @@ class Exchange:
             async with aclosing(tokens):
                 async for token in tokens:
                     loaded.set()
-                    times.token(time.monotonic(), token.queued_s)
+                    now = time.monotonic()
+                    times.token(now, token.queued_s)
+                    following.token(token, now)
                     if token.finish_reason is not None:
                         reason = token.finish_reason
                     yield token
@@ -246,6 +252,7 @@ class Exchange:
             raise
         finally:
             times.ended(reason)
+            self._engine.timeline.add(following.ended(reason, time.monotonic()))
 
 
 def _seeded(sampling: Sampling, answer: int) -> Sampling:

@@ -89,6 +89,25 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Course:
+    """A request's way to its first token, by `time.monotonic`.
+
+    Attributes:
+        began: its first step was scheduled.
+        load_began: it left the queue, and P was asked for its KV; None: no P was.
+        load_ended: the KV was there, or the load had failed.
+        load_s: of that, copying bytes.
+        load_bytes: 0 where it failed.
+    """
+
+    began: float
+    load_began: float | None = None
+    load_ended: float | None = None
+    load_s: float = 0.0
+    load_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Token:
     """One token of an answer.
 
@@ -102,6 +121,7 @@ class Token:
         transfer: with the last one, the ``kv_transfer_params`` of the answer.
         cached_tokens: with the first one, tokens of the prompt that were not computed here.
         queued_s: with the first one, seconds from its arrival to its first step.
+        course: with the first one.
     """
 
     id: int
@@ -112,6 +132,7 @@ class Token:
     transfer: Mapping[str, Any] | None = None
     cached_tokens: int = 0
     queued_s: float = 0.0
+    course: Course | None = None
 
 
 class TooLong(ValueError):

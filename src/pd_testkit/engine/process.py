@@ -123,6 +123,7 @@ class EngineProcess:
             Metrics(settings.name, core.ranks, core.transfers, self._faults.fired, cache),
             self._faults,
             settings.dp_size,
+            core.timeline,
         )
 
     def _about(self) -> dict[str, Any]:

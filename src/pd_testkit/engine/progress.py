@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import torch
 
-from pd_testkit.engine.generation import Generation, Hold, Token
+from pd_testkit.engine.generation import Course, Generation, Hold, Token, Transferred
 from pd_testkit.engine.sampling import Choice, choose
 from pd_testkit.engine.tokenizer import StopMatcher, Tokenizer
 from pd_testkit.reference.request import Request
@@ -21,6 +21,7 @@ class Progress:
         admitted: it has left the queue once.
         began: by the clock, when its first step was scheduled; None before.
         cached: tokens of the prompt that are not computed here, as far as is known.
+        load_began: by the clock, when P was asked for its KV; None: no P was.
 
     Raises:
         ValueError: a stop string is empty.
@@ -34,6 +35,9 @@ class Progress:
         self.began: float | None = None
         self.cached = 0
         self.external = 0
+        self.load_began: float | None = None
+        self._load_ended: float | None = None
+        self._loaded: Transferred | None = None
         self._arrived = 0.0
         self._ends: Collection[int] = tokenizer.ends
         self._generator = random.Random(sampling.seed)
@@ -43,6 +47,10 @@ class Progress:
     def arrive(self, now: float) -> None:
         """It is in the queue."""
         self._arrived = now
+
+    def load_ended(self, now: float, loaded: Transferred | None) -> None:
+        """Its KV is there; None: it cannot be had."""
+        self._load_ended, self._loaded = now, loaded
 
     def choose(self, logits: torch.Tensor) -> Choice:
         """The next token."""
@@ -73,7 +81,14 @@ class Progress:
             "stop" if stopped else "length" if full else None,
             cached_tokens=self.cached if first else 0,
             queued_s=max(0.0, (self.began or 0.0) - self._arrived) if first else 0.0,
+            course=self._course() if first else None,
         )
+
+    def _course(self) -> Course:
+        began, loaded = self.began or self._arrived, self._loaded
+        if loaded is None:
+            return Course(began, self.load_began, self._load_ended)
+        return Course(began, self.load_began, self._load_ended, loaded.seconds, loaded.bytes)
 
 
 def span(request: Request, count: int) -> tuple[int, ...]:

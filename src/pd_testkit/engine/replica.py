@@ -23,6 +23,7 @@ from pd_testkit.engine.model import Batch, Model
 from pd_testkit.engine.progress import Progress, answer_limit, span
 from pd_testkit.engine.rank import Rank
 from pd_testkit.engine.settings import Settings
+from pd_testkit.engine.timeline import Held
 from pd_testkit.engine.tokenizer import Tokenizer
 from pd_testkit.reference.block_manager import BlockManager
 from pd_testkit.reference.engine_scheduler import EngineScheduler, Scheduled
@@ -50,6 +51,7 @@ class Replica:
 
     Args:
         moved: takes each load that ended well.
+        freed: takes what was held for a D, once it is not any more.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Replica:
         clock: Callable[[], float],
         pace: Pace | None,
         moved: Callable[[Transferred], None],
+        freed: Callable[[Held], None],
     ) -> None:
         self.connector = connector
         self._model = model
@@ -72,6 +75,7 @@ class Replica:
         self._clock = clock
         self._pace = pace
         self._moved = moved
+        self._freed = freed
         self._caches = [rank.caches for rank in ranks]
         self._blocks = BlockManager(
             settings.num_blocks, settings.block_size, prefix_caching=settings.prefix_caching
@@ -92,6 +96,8 @@ class Replica:
         self._answers: dict[str, Progress] = {}
         self._transfers: dict[str | int, str] = {}
         """Of P: what D will ask for, to the request's id."""
+        self._holds: dict[str, tuple[str | int, float]] = {}
+        """Of P: what is held for a D, by the request's id, and since when."""
         self._counts = Counts()
         self._out: list[Delivery] = []
         self._due = 0.0
@@ -202,6 +208,8 @@ class Replica:
             progress.cached, progress.external = admitted.cached, admitted.external
             if progress.request.source is not None:
                 counts.external_queries += prompt - admitted.cached
+            if admitted.external:
+                progress.load_began = now
         for request_id in scheduled.tokens:
             progress = self._answers[request_id]
             if progress.began is None:
@@ -265,6 +273,7 @@ class Replica:
             params["remote_block_ids"],
             prompt,
         )
+        self._holds[progress.request.request_id] = transfer_id, self._clock()
         return replace(
             token,
             transfer=params
@@ -284,6 +293,20 @@ class Replica:
             if (progress := self._answers.get(request_id)) is not None:
                 counts.external_hits += progress.external
                 progress.cached += progress.external
+                progress.load_ended(self._clock(), transferred)
+        for request_id in report.failed:
+            if (progress := self._answers.get(request_id)) is not None:
+                progress.load_ended(self._clock(), None)
+        for request_id in report.sent & self._holds.keys():
+            transfer_id, since = self._holds.pop(request_id)
+            self._freed(
+                Held(
+                    id=request_id,
+                    transfer_id=str(transfer_id),
+                    held_at=since,
+                    freed_at=self._clock(),
+                )
+            )
         counts.failed_transfers += sum(request_id in self for request_id in report.failed)
         counts.failed_digests += report.differing
         counts.expired_holds += report.expired

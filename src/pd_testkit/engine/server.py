@@ -24,6 +24,7 @@ from pd_testkit.engine.metrics import CONTENT_TYPE
 from pd_testkit.engine.openai import Chat, Completion, Refused
 from pd_testkit.engine.replies import REQUEST_ID, errors_as_json, json_reply
 from pd_testkit.engine.request_faults import RequestFaults
+from pd_testkit.engine.timeline import add_timeline_route
 
 MAX_BODY_BYTES = 32 << 20
 DP_RANK = "x-data-parallel-rank"
@@ -71,6 +72,7 @@ class Server:
             app.router.add_get(path, self._about)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/detokenize", self._detokenize)
+        add_timeline_route(app.router, self._engine.timeline, time.monotonic)
         if self._admin_key is not None:
             add_faults_routes(app.router, self._engine.faults, self._admin_key)
         return app
