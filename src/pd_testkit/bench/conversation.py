@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple
 
 from pd_testkit.bench import client
 from pd_testkit.bench.client import Client, Observed, Planned
@@ -34,6 +35,10 @@ class Lengths:
     input_tokens: int
     output_tokens: int
 
+    def told(self) -> dict[str, int]:
+        """By name."""
+        return asdict(self)
+
 
 def script(
     texts: Texts, lengths: Lengths, words: random.Random, nonce: random.Random
@@ -51,25 +56,42 @@ def script(
     return (first, *later)
 
 
-class Conversation:
-    """What two have said to each other."""
+class Partner(NamedTuple):
+    """Who answers.
 
-    def __init__(self, model: str, form: Form, output_tokens: int) -> None:
-        self._model = model
+    Attributes:
+        model: as the endpoint calls it.
+    """
+
+    client: Client
+    model: str
+
+
+class Conversation:
+    """What a user and an engine have said to each other.
+
+    Args:
+        number: of this one, from 0.
+        script: what the user says at each turn.
+    """
+
+    def __init__(self, number: int, script: Sequence[str], form: Form, output_tokens: int) -> None:
+        self.number = number
+        self._script = script
         self._form = form
         self._output_tokens = output_tokens
         self._said: list[str] = []
 
-    def asks(self, text: str) -> Ask:
-        """The user's turn."""
-        self._said.append(text)
+    def asks(self, model: str) -> Ask:
+        """The user's next turn."""
+        self._said.append(self._script[len(self._said) // 2])
         if self._form == "completion":
-            return client.completion(self._model, "".join(self._said), self._output_tokens)
+            return client.completion(model, "".join(self._said), self._output_tokens)
         messages = [
             {"role": ("user", "assistant")[place % 2], "content": said}
             for place, said in enumerate(self._said)
         ]
-        return client.chat(self._model, messages, self._output_tokens)
+        return client.chat(model, messages, self._output_tokens)
 
     def hears(self, text: str) -> None:
         """The engine's answer."""
@@ -88,21 +110,19 @@ class Stage:
     def __init__(
         self,
         engines: Engines,
-        model: str,
         form: Form,
         output_tokens: int,
         note: Callable[[Request | Counted], None],
     ) -> None:
         self._engines = engines
-        self._model = model
         self._form: Form = form
         self._output_tokens = output_tokens
         self._note = note
-        self._index = 0
+        self._indices = itertools.count()
 
     async def play(
         self,
-        client: Client,
+        partner: Partner,
         scripts: Sequence[Sequence[str]],
         *,
         mode: str = "",
@@ -114,59 +134,54 @@ class Stage:
         Args:
             scripts: with as many turns each.
             first: the number of the first conversation.
+            warm_up: nothing is counted.
 
         Raises:
             Unexpected: an engine does not give its metrics.
         """
-        ongoing = {
-            number: (Conversation(self._model, self._form, self._output_tokens), said)
-            for number, said in enumerate(scripts, first)
-        }
+        ongoing = [
+            Conversation(number, script, self._form, self._output_tokens)
+            for number, script in enumerate(scripts, first)
+        ]
+        now = partner.client.clock
         counted = await self._engines.snapshot()
-        for turn in range(len(scripts[0])):
-            began = client.clock()
+        for turn in range(1, len(scripts[0]) + 1):
+            began = now()
             plans = [
-                self._planned(talk.asks(said[turn]), mode, number, turn + 1, warm_up)
-                for number, (talk, said) in ongoing.items()
+                Planned(
+                    index=next(self._indices),
+                    ask=each.asks(partner.model),
+                    warm_up=warm_up,
+                    mode=mode,
+                    conversation=each.number,
+                    turn=turn,
+                )
+                for each in ongoing
             ]
-            seen = await asyncio.gather(*(self._carry_out(client, plan) for plan in plans))
+            seen = await asyncio.gather(*(self._carry_out(partner.client, each) for each in plans))
             prompt_tokens = sum(each.request.prompt_tokens or 0 for each in seen)
             before, counted = counted, await self._engines.settled(counted, prompt_tokens)
             if self._engines.any and not warm_up:
-                sides = [
-                    now.since(then).counts() for now, then in zip(counted, before, strict=True)
-                ]
-                ended = client.clock()
-                conversation = first if len(scripts) == 1 else None
                 self._note(
                     Counted(
                         began=began,
-                        ended=ended,
-                        prefill=sides[0],
-                        decode=sides[1],
+                        ended=now(),
+                        prefill=counted.prefill.since(before.prefill).counts(),
+                        decode=counted.decode.since(before.decode).counts(),
                         mode=mode,
-                        conversation=conversation,
-                        turn=turn + 1,
+                        conversation=first if len(scripts) == 1 else None,
+                        turn=turn,
                     )
                 )
-            for (number, (talk, _)), observed in zip(list(ongoing.items()), seen, strict=True):
-                if observed.request.error:
-                    del ongoing[number]
-                else:
-                    talk.hears(observed.text)
+            for each, observed in zip(ongoing, seen, strict=True):
+                each.hears(observed.text)
+            ongoing = [
+                each
+                for each, observed in zip(ongoing, seen, strict=True)
+                if not observed.request.error
+            ]
             if not ongoing:
                 return
-
-    def _planned(self, ask: Ask, mode: str, conversation: int, turn: int, warm_up: bool) -> Planned:
-        self._index += 1
-        return Planned(
-            index=self._index - 1,
-            ask=ask,
-            warm_up=warm_up,
-            mode=mode,
-            conversation=conversation,
-            turn=turn,
-        )
 
     async def _carry_out(self, client: Client, plan: Planned) -> Observed:
         observed = await client.carry_out(plan)

@@ -1,0 +1,101 @@
+"""A measurement under way: its deployment, its file, and what is known so far."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pd_testkit.bench import interrupts, options, results
+from pd_testkit.bench.client import Client
+from pd_testkit.bench.endpoint import Unexpected
+from pd_testkit.bench.environment import environment, served
+from pd_testkit.bench.generator import Monotonic
+from pd_testkit.bench.options import Reached, Where
+from pd_testkit.bench.results import Counted, End, Request, Run, Writer
+
+
+class Recording:
+    """
+    Attributes:
+        requests, counted: so far.
+        interrupted: by a signal.
+        problem: why the measurement could not go on; empty: it could.
+    """
+
+    def __init__(self, found: Reached, api_key: str, run: Run, writer: Writer) -> None:
+        self.found = found
+        self.run = run
+        self.path = writer.path
+        self.requests: list[Request] = []
+        self.counted: list[Counted] = []
+        self.interrupted = False
+        self.problem = ""
+        self._api_key = api_key
+        self._writer = writer
+        self._clock = Monotonic()
+
+    def client(self, url: str) -> Client:
+        """To an endpoint, with the run's clock."""
+        return Client(self.found.session, url, self._clock.now, self._api_key)
+
+    def note(self, line: Request | Counted) -> None:
+        """It is known, and written."""
+        self._writer.write(line)
+        if isinstance(line, Request):
+            self.requests.append(line)
+        else:
+            self.counted.append(line)
+
+    async def carry_out(self, work: Coroutine[Any, Any, None]) -> None:
+        """Measure, until that is done, a signal comes, or the deployment is none any more."""
+        try:
+            self.interrupted = not await interrupts.completed(work)
+        except Unexpected as problem:
+            self.problem = str(problem)
+
+    def end(self, summary: Mapping[str, Any], warnings: tuple[str, ...] = ()) -> None:
+        """The file's last line."""
+        told = (*warnings, self.problem) if self.problem else warnings
+        stopped = self.interrupted or bool(self.problem)
+        self._writer.write(
+            End(ended=self._clock.now(), summary=dict(summary), warnings=told, interrupted=stopped)
+        )
+
+    def status(self, failed: bool) -> int:
+        """The command's exit status."""
+        if self.problem:
+            return 2
+        return interrupts.EXIT_STATUS if self.interrupted else int(failed)
+
+
+@asynccontextmanager
+async def begun(
+    command: str,
+    where: Where,
+    configuration: Mapping[str, Any],
+    *,
+    seed: int,
+    label: str,
+    output: Path | None,
+) -> AsyncIterator[Recording]:
+    """
+    Raises:
+        Unexpected: the deployment cannot be reached.
+        OSError: the file is there, or cannot be written.
+    """
+    async with options.reached(where) as found:
+        about = {**environment(), "served": await served(found.endpoint)}
+        run = results.begin(command, {**where.told(), **configuration}, about, seed, label)
+        with Writer(output or results.default_path(run), run) as writer:
+            yield Recording(found, where.api_key, run, writer)
+
+
+def progress(text: str) -> None:
+    """For people who watch."""
+    if sys.stderr.isatty():
+        click.echo(text, err=True)
