@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,14 +46,12 @@ class Batch:
     samples: Sequence[bool]
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Requests that have as many new tokens each, and attend together.
 
     Attributes:
         requests: how many.
         count: new tokens of each.
-        tokens: how many together; in the step, they are one request after the other.
         rows: of a cache, that hold the requests' tokens: (requests * heads * context,); see `Rows`.
             The shorter contexts' last token is repeated.
         bias: of scores, (requests, 1, count, 1, context): less for keys further back; minus
@@ -61,7 +60,6 @@ class Group:
 
     requests: int
     count: int
-    tokens: int
     rows: torch.Tensor
     bias: torch.Tensor
 
@@ -78,24 +76,31 @@ class Rows:
         heads_first = layout == "HND"
         _, first, second, self._dim = shape
         self._heads, self.block_size = (first, second) if heads_first else (second, first)
-        apart = self.block_size if heads_first else 1
-        self._of_heads = np.arange(self._heads) * apart
-        self._of_token = 1 if heads_first else self._heads
+        token, head = (1, self.block_size) if heads_first else (self._heads, 1)
+        self._of_block = self._heads * self.block_size
+        self._of_tokens = np.arange(self.block_size) * token
+        self._of_heads = np.arange(self._heads) * head
 
-    def of_tokens(self, blocks: _Ints, offsets: _Ints) -> _Ints:
+    def of_tokens(self, blocks: Sequence[int], offsets: Sequence[int]) -> _Ints:
         """Of each token's heads, the tokens at these offsets of these blocks: (tokens, heads)."""
-        return self._first(blocks, offsets)[:, np.newaxis] + self._of_heads
+        tokens = np.array(blocks) * self._of_block + self._of_tokens[offsets]
+        return tokens[:, np.newaxis] + self._of_heads
 
-    def of_texts(self, tables: _Ints, places: _Ints) -> _Ints:
-        """Of each text's heads, the tokens at these places of it: (texts, heads, places).
-
-        Args:
-            tables: (texts, blocks).
-            places: (texts, places), of any number of texts if they are all the same.
-        """
-        table, offset = np.divmod(places, self.block_size)
-        first = self._first(tables[np.arange(len(tables))[:, np.newaxis], table], offset)
-        return first[:, np.newaxis] + self._of_heads[:, np.newaxis]
+    def of_texts(self, tables: Sequence[Sequence[int]], ends: Sequence[int]) -> _Ints:
+        """Of each text's heads, its tokens up to its end: (texts, heads, longest text). The shorter
+        ones' last token is repeated."""
+        longest = max(ends)
+        needed = -(-longest // self.block_size)
+        blocks = np.array([[*table[:needed], *[0] * (needed - len(table))] for table in tables])
+        tokens = (blocks[:, :, np.newaxis] * self._of_block + self._of_tokens).reshape(
+            len(ends), -1
+        )
+        if min(ends) == longest:
+            tokens = tokens[:, :longest]
+        else:
+            last = np.array(ends)[:, np.newaxis] - 1
+            tokens = np.take_along_axis(tokens, np.minimum(np.arange(longest), last), 1)
+        return tokens[:, np.newaxis] + self._of_heads[:, np.newaxis]
 
     def write(self, cache: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> None:
         """Put `values`, (token, head, element), into the rows of the tokens."""
@@ -109,9 +114,10 @@ class Rows:
         found = cache.view(-1, self._dim).index_select(0, rows)
         return found.view(texts * self._heads, -1, self._dim)
 
-    def _first(self, blocks: _Ints, offsets: _Ints) -> _Ints:
-        """Of the first heads."""
-        return blocks * (self.block_size * self._heads) + offsets * self._of_token
+
+@functools.lru_cache
+def _rows(layout: str, shape: tuple[int, ...]) -> Rows:
+    return Rows(layout, shape)
 
 
 class Step:
@@ -121,59 +127,70 @@ class Step:
 
     Attributes:
         tokens, positions: (tokens,).
-        rows: where the tokens' KV goes.
-        groups: who attends together.
         sampled: indices of the tokens whose logits are wanted, in the order of the batch.
     """
 
     def __init__(self, batch: Batch, layout: str, cache: torch.Tensor) -> None:
-        cells = Rows(layout, cache.shape)
+        cells = _rows(layout, tuple(cache.shape))
         order = sorted(range(len(batch.tokens)), key=lambda i: len(batch.tokens[i]))
         first: dict[int, int] = {}
         tokens: list[int] = []
         positions: list[int] = []
-        blocks: list[int] = []
         for i in order:
             first[i] = len(tokens)
-            new = range(batch.starts[i], batch.starts[i] + len(batch.tokens[i]))
             tokens += batch.tokens[i]
-            positions += new
-            blocks += [batch.block_tables[i][position // cells.block_size] for position in new]
-        self.cells = cells
-        laid = np.array((tokens, positions, blocks))
-        self._device = cache.device
-        self.tokens, self.positions = self._there(laid[0]), self._there(laid[1])
-        rows = cells.of_tokens(laid[2], laid[1] % cells.block_size)
-        self.rows = self._there(rows.ravel())
-        self.groups = tuple(
+            positions += range(batch.starts[i], batch.starts[i] + len(batch.tokens[i]))
+        size = cells.block_size
+        owners = (i for i in order for _ in batch.tokens[i])
+        blocks = [
+            batch.block_tables[i][at // size] for i, at in zip(owners, positions, strict=True)
+        ]
+        self._cells = cells
+        self._device = None if cache.device.type == "cpu" else cache.device
+        self.tokens = self._there(np.array(tokens))
+        self.positions = self._there(np.array(positions))
+        self._rows = self._there(cells.of_tokens(blocks, [at % size for at in positions]).ravel())
+        self._groups = tuple(
             self._group(batch, members, done, size)
             for members, done, size in _together(batch, order)
         )
         ends = [first[i] + len(batch.tokens[i]) - 1 for i, told in enumerate(batch.samples) if told]
         self.sampled = self._there(np.array(ends, np.int64))
 
+    def grouped(self, queries: torch.Tensor) -> Iterable[tuple[torch.Tensor, Group]]:
+        """Each group, with its tokens' part of the queries, (token, head, element)."""
+        sizes = [group.requests * group.count for group in self._groups]
+        return zip(queries.split_with_sizes(sizes), self._groups, strict=True)
+
+    def write(self, cache: torch.Tensor, values: torch.Tensor) -> None:
+        """Put all tokens' KV, (token, head, element), into their blocks."""
+        self._cells.write(cache, self._rows, values)
+
+    def read(self, cache: torch.Tensor, group: Group) -> torch.Tensor:
+        """A copy of a group's KV, all of it: (request * head, token, element)."""
+        return self._cells.read(cache, group.rows, group.requests)
+
     def _group(self, batch: Batch, members: Sequence[int], done: int, count: int) -> Group:
-        requests, cells = len(members), self.cells
-        starts = np.array([[batch.starts[i] + done] for i in members])
-        context = int(starts.max()) + count
-        needed = -(-context // cells.block_size)
-        tables = [batch.block_tables[i][:needed] for i in members]
-        padded = np.array([[*table, *[0] * (needed - len(table))] for table in tables])
-        places = np.arange(context)
-        rows = cells.of_texts(padded, np.minimum(places, starts + (count - 1)))
-        ahead = places - (starts + np.arange(count))[:, :, np.newaxis]
+        requests = len(members)
+        starts = [batch.starts[i] + done for i in members]
+        rows = self._cells.of_texts(
+            [batch.block_tables[i] for i in members], [start + count for start in starts]
+        )
+        context = rows.shape[-1]
+        at = np.array(starts)[:, np.newaxis] + np.arange(count)
+        ahead = np.arange(context) - at[:, :, np.newaxis]
         bias = np.where(ahead > 0, -np.inf, ahead * RECENCY)
         return Group(
             requests,
             count,
-            requests * count,
             self._there(rows.ravel()),
             self._there(bias.reshape(requests, 1, count, 1, context)),
         )
 
     def _there(self, numbers: npt.NDArray[Any]) -> torch.Tensor:
         """Where the caches are."""
-        return torch.from_numpy(numbers).to(self._device)
+        tensor = torch.from_numpy(numbers)
+        return tensor if self._device is None else tensor.to(self._device)
 
 
 def _together(batch: Batch, order: Sequence[int]) -> Iterator[tuple[list[int], int, int]]:
@@ -199,7 +216,7 @@ def attend(
     requests, count = group.requests, group.count
     each = requests * heads // len(keys)
     if count == 1:
-        asked = queries.view(-1, each, dim)
+        asked = queries.reshape(-1, each, dim)
     else:
         asked = queries.view(requests, count, -1, each, dim).transpose(1, 2)
         asked = asked.reshape(-1, count * each, dim)

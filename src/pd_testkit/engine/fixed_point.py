@@ -29,20 +29,23 @@ BITS = 16
 """Of activations."""
 FINE_BITS = 24
 """Of attention: one token of thousands must show."""
+FOLD = 2.0**FINE_BITS
+"""What attention adds is made as many times as large, and then folded: so the least change of it
+becomes a large one."""
 
 
 _LARGE = 2.0**52
 
 
-def _operand(value: float) -> torch.Tensor:
+def operand(value: float) -> torch.Tensor:
     """A number that operations take as it is; of a Python float each makes such a one first, which
     takes longer than to add it to a token's activations."""
     return torch.tensor(value, dtype=torch.float64)
 
 
-_ANCHORS = {bits: _operand(1.5 * 2.0 ** (52 - bits)) for bits in (BITS, FINE_BITS)}
+_ANCHORS = {bits: operand(1.5 * 2.0 ** (52 - bits)) for bits in (BITS, FINE_BITS)}
 """A float64 as large as these has just so many bits after the point."""
-_ONE = _operand(1.0)
+_ONE = operand(1.0)
 
 
 def settle(x: torch.Tensor, bits: int = BITS) -> torch.Tensor:

@@ -102,19 +102,18 @@ class FolderModel:
         self, tokens: Sequence[int], start: int, table: Sequence[int], caches: Caches
     ) -> torch.Tensor:
         """The last token's logits."""
-        first = caches["0.k"]
-        cells = Rows(self._layout, first.shape, first.device)
-        rows = cells.all_of(torch.tensor([table], device=first.device))
+        first, end = caches["0.k"], start + len(tokens)
+        cells = Rows(self._layout, first.shape)
+        rows = cells.of_texts([table], [end])[0]
+        old = torch.from_numpy(rows[:, :start].ravel()).to(first.device)
+        new = torch.from_numpy(rows[:, start:].T.ravel()).to(first.device)
         past = self._new_cache()
         if start:
             for layer in range(self.shape.layers):
-                key, value = (
-                    cells.read(caches[f"{layer}.{kind}"], rows[:, :start]) for kind in "kv"
-                )
-                past.update(key, value, layer)
+                key, value = (cells.read(caches[f"{layer}.{kind}"], old, 1) for kind in "kv")
+                past.update(key.unsqueeze(0), value.unsqueeze(0), layer)
         ids = torch.tensor([tokens], device=first.device)
         answer = self._model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
-        new = rows[0, start : start + len(tokens)]
         for layer, held in enumerate(past.layers):
             for kind, all_of in (("k", held.keys), ("v", held.values)):
                 values = all_of[0, :, start:].transpose(0, 1)

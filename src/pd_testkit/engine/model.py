@@ -14,6 +14,7 @@ its absorbed form), SwiGLU. Two things are unlike a trained model's:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -21,7 +22,7 @@ import torch
 from torch.nn.functional import silu
 
 from pd_testkit.engine.attention import Batch, Step, attend
-from pd_testkit.engine.fixed_point import FINE_BITS, fold, loud, odd, settle
+from pd_testkit.engine.fixed_point import FINE_BITS, FOLD, fold, loud, odd, operand, settle
 from pd_testkit.engine.shape import ModelShape
 from pd_testkit.engine.weights import HeadWeights, LatentWeights, LayerWeights, draw, score_scale
 from pd_testkit.reference.heads import shard
@@ -29,7 +30,7 @@ from pd_testkit.reference.heads import shard
 __all__ = ["Batch", "Caches", "Decoder", "Model", "RankShard"]
 
 ROPE_BASE = 10000.0
-EPSILON = 2.0**-20
+EPSILON = operand(2.0**-20)
 
 Caches = Mapping[str, torch.Tensor]
 """One rank's, by name: ``0.k``, ``0.v``, ... or, for MLA, ``0``, ...; contiguous, each
@@ -99,7 +100,7 @@ class Decoder:
     def forward(self, batch: Batch, caches: Sequence[Caches]) -> torch.Tensor:
         """See `Model`."""
         step = Step(batch, self._layout, next(iter(caches[0].values())))
-        turns = self._turns.index_select(0, step.positions)
+        turns = self._turns.index_select(0, step.positions).unsqueeze_(1)
         x = self._embedding.index_select(0, step.tokens)
         for layer in range(self.shape.layers):
             h = _norm(x)
@@ -182,9 +183,10 @@ class _HeadAttention:
             weights.key[:, kv_heads],
             weights.value[:, kv_heads],
         )
-        self._turned = query.shape[1] + key.shape[1]
-        self._parts = (query.shape[1], key.shape[1] + value.shape[1])
-        self._head_dim = key.shape[2]
+        _, kv_heads, self._head_dim = key.shape
+        self._turned = query.shape[1] + kv_heads
+        self._parts = (query.shape[1], 2 * kv_heads)
+        self._kv_parts = (kv_heads, kv_heads)
         self._project = torch.cat((query, key, value), 1).flatten(1).to(output.device)
         self._output = output
         self._key_cache, self._value_cache = f"{layer}.k", f"{layer}.v"
@@ -196,7 +198,7 @@ class _HeadAttention:
         projected = torch.mm(h, self._project).view(len(h), -1, self._head_dim)
         _turn(projected[:, : self._turned], turns)
         queries, new = projected.split_with_sizes(self._parts, 1)
-        keys, values = odd(new).chunk(2, 1)
+        keys, values = odd(new).split_with_sizes(self._kv_parts, 1)
         step.write(key_cache, keys)
         step.write(value_cache, values)
         found = [
@@ -230,8 +232,8 @@ class _LatentAttention:
         kv = (weights.key_rope, weights.latent)
         parts = (query_rope.flatten(1), *kv, query.flatten(1))
         self._project = torch.cat(parts, 1).to(output.device)
-        self._key = query_rope[0].numel()
-        self._query = self._key + sum(part.shape[1] for part in kv)
+        self._turned = query_rope[0].numel() + self._rope_dim
+        self._new = slice(query_rope[0].numel(), self._project.shape[1] - query[0].numel())
         self._key_up = weights.key_up[heads].to(output.device)
         self._value_up = weights.value_up[heads].to(output.device)
         self._output = output
@@ -241,19 +243,19 @@ class _LatentAttention:
         self, h: torch.Tensor, turns: torch.Tensor, step: Step, caches: Caches
     ) -> torch.Tensor:
         heads, rope, cache = self._heads, self._rope_dim, caches[self._cache]
-        projected = h @ self._project
-        turned = projected[:, : self._key + rope].view(len(h), heads + 1, rope)
+        projected = torch.mm(h, self._project)
+        turned = projected[:, : self._turned].view(len(h), heads + 1, rope)
         _turn(turned, turns)
-        step.cells.write(cache, step.rows, odd(projected[:, self._key : self._query]))
-        still = projected[:, self._query :].view(len(h), heads, -1).transpose(0, 1)
-        absorbed = (still @ self._key_up).transpose(0, 1)
+        step.write(cache, odd(projected[:, self._new]))
+        still = projected[:, self._new.stop :].view(len(h), heads, -1).transpose(0, 1)
+        absorbed = torch.bmm(still, self._key_up).transpose(0, 1)
         queries = settle(torch.cat((turned[:, :heads], absorbed), -1), FINE_BITS)
         found = []
-        for group in step.groups:
-            keys = loud(step.cells.read(cache, group.rows))
-            found.append(attend(queries[group.tokens], keys, keys[..., rope:], group))
-        values = settle(_joined(found).transpose(0, 1) @ self._value_up, FINE_BITS)
-        return values.transpose(0, 1).flatten(1) @ self._output
+        for asked, group in step.grouped(queries):
+            keys = loud(step.read(cache, group))
+            found.append(attend(asked, keys, keys[..., rope:], group))
+        values = torch.bmm(_joined(found).transpose(0, 1), self._value_up)
+        return torch.mm(settle(values, FINE_BITS).transpose(0, 1).flatten(1), self._output)
 
 
 class _MLP:
@@ -265,8 +267,8 @@ class _MLP:
         self._down = weights.down[hidden].to(device)
 
     def __call__(self, h: torch.Tensor) -> torch.Tensor:
-        gate, up = (h @ self._gate_up).chunk(2, -1)
-        return settle(silu(gate).mul_(up)) @ self._down
+        gate, up = torch.mm(h, self._gate_up).chunk(2, -1)
+        return torch.mm(settle(silu(gate).mul_(up)), self._down)
 
 
 def _share(index: int, size: int) -> slice:
@@ -288,7 +290,12 @@ def _joined(found: Sequence[torch.Tensor]) -> torch.Tensor:
 def _norm(x: torch.Tensor) -> torch.Tensor:
     """RMSNorm, without a gain. The sum of squares is exact, and its root the nearest there is."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return settle(x / length.mul_(x.shape[-1] ** -0.5).add_(EPSILON))
+    return settle(x / length.mul_(_per_element(x.shape[-1])).add_(EPSILON))
+
+
+@functools.cache
+def _per_element(width: int) -> torch.Tensor:
+    return operand(width**-0.5)
 
 
 def _turns(shape: ModelShape) -> torch.Tensor:
@@ -301,5 +308,4 @@ def _turns(shape: ModelShape) -> torch.Tensor:
 
 def _turn(x: torch.Tensor, turns: torch.Tensor) -> None:
     """Rotary positions, in place: neighbouring elements of (token, head, element) are pairs."""
-    tokens, heads, _ = x.shape
-    torch.view_as_complex(x.view(tokens, heads, -1, 2)).mul_(turns)
+    x.view(turns.dtype).mul_(turns)
