@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,13 @@ async def _measured(
 ) -> int:
     """The exit status."""
     configuration = {**lengths.told(), "format": form, "conversations": conversations}
-    async with begun(
-        "multiturn", where, configuration, seed=seed, label=label, output=output
-    ) as recording:
-        found = recording.found
-        warnings: list[str] = []
+    warnings: list[str] = []
+    async with AsyncExitStack() as stack:
+        found = await stack.enter_async_context(options.reached(where))
+        await found.engines.snapshot()
+        recording = await stack.enter_async_context(
+            begun("multiturn", found, where, configuration, seed=seed, label=label, output=output)
+        )
 
         async def work() -> None:
             engines = (*found.engines.prefill, *found.engines.decode)

@@ -10,38 +10,46 @@ from typing import Any
 
 import click
 
-from pd_testkit.bench import interrupts, options, results
+from pd_testkit.bench import interrupts, results
 from pd_testkit.bench.client import Client
 from pd_testkit.bench.endpoint import Unexpected
 from pd_testkit.bench.environment import environment, served
 from pd_testkit.bench.generator import Monotonic
 from pd_testkit.bench.options import Reached, Where
-from pd_testkit.bench.results import Counted, End, Request, Run, Writer
+from pd_testkit.bench.results import Counted, End, Request, Result, Run, Writer
 
 
 class Recording:
     """
     Attributes:
         requests, counted: so far.
+        clock: of the run; where it goes on, from where it was.
         interrupted: by a signal.
         problem: why the measurement could not go on; empty: it could.
     """
 
-    def __init__(self, found: Reached, api_key: str, run: Run, writer: Writer) -> None:
+    def __init__(
+        self,
+        found: Reached,
+        api_key: str,
+        run: Run,
+        writer: Writer,
+        resumed: Result | None = None,
+    ) -> None:
         self.found = found
         self.run = run
         self.path = writer.path
-        self.requests: list[Request] = []
-        self.counted: list[Counted] = []
+        self.requests: list[Request] = list(resumed.requests) if resumed else []
+        self.counted: list[Counted] = list(resumed.counted) if resumed else []
         self.interrupted = False
         self.problem = ""
         self._api_key = api_key
         self._writer = writer
-        self._clock = Monotonic()
+        self.clock = Monotonic(max((request.ended for request in self.requests), default=0.0))
 
     def client(self, url: str) -> Client:
         """To an endpoint, with the run's clock."""
-        return Client(self.found.session, url, self._clock.now, self._api_key)
+        return Client(self.found.session, url, self.clock.now, self._api_key)
 
     def note(self, line: Request | Counted) -> None:
         """It is known, and written."""
@@ -63,7 +71,7 @@ class Recording:
         told = (*warnings, self.problem) if self.problem else warnings
         stopped = self.interrupted or bool(self.problem)
         self._writer.write(
-            End(ended=self._clock.now(), summary=dict(summary), warnings=told, interrupted=stopped)
+            End(ended=self.clock.now(), summary=dict(summary), warnings=told, interrupted=stopped)
         )
 
     def status(self, failed: bool) -> int:
@@ -76,6 +84,7 @@ class Recording:
 @asynccontextmanager
 async def begun(
     command: str,
+    found: Reached,
     where: Where,
     configuration: Mapping[str, Any],
     *,
@@ -85,14 +94,12 @@ async def begun(
 ) -> AsyncIterator[Recording]:
     """
     Raises:
-        Unexpected: the deployment cannot be reached.
         OSError: the file is there, or cannot be written.
     """
-    async with options.reached(where) as found:
-        about = {**environment(), "served": await served(found.endpoint)}
-        run = results.begin(command, {**where.told(), **configuration}, about, seed, label)
-        with Writer(output or results.default_path(run), run) as writer:
-            yield Recording(found, where.api_key, run, writer)
+    about = {**environment(), "served": await served(found.endpoint)}
+    run = results.begin(command, {**where.told(), **configuration}, about, seed, label)
+    with Writer(output or results.default_path(run), run) as writer:
+        yield Recording(found, where.api_key, run, writer)
 
 
 def progress(text: str) -> None:
