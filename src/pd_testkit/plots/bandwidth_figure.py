@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from pd_testkit.bench.results import Result
 from pd_testkit.plots.drawing import CannotDraw, Drawing, begun, octets, plain_log, seconds
 from pd_testkit.plots.loads import Gathered
 from pd_testkit.plots.look import SOFT
+
 
 def bandwidth(gathered: Gathered, *, bare: bool = False) -> Drawing:
     """Points, the apparent bandwidth's line, and the lines of links, on log axes."""
@@ -31,7 +32,7 @@ def bandwidth(gathered: Gathered, *, bare: bool = False) -> Drawing:
     (axes,) = drawing.axes
     sizes = [size for _, points in measured for size, _, _ in points]
     times = [time for _, points in measured for _, time, _ in points]
-    size_unit, time_unit = octets(max(sizes)), seconds(max(times))
+    size_unit, time_unit = octets(_middle(sizes)), seconds(_middle(times))
     for result, points in measured:
         for source in dict.fromkeys(source for _, _, source in points):
             mine = sorted((size, time) for size, time, of in points if of == source)
@@ -73,7 +74,8 @@ def bandwidth(gathered: Gathered, *, bare: bool = False) -> Drawing:
 
 
 def _links(axes: Axes, scale: float) -> None:
-    """A line for each link that crosses the picture, with its name where it leaves it.
+    """A line for each link that crosses the picture, with its name where it leaves it; none for
+    one that is close beside another.
 
     Args:
         scale: of the y axis' unit for time over the x axis' unit for size.
@@ -86,13 +88,13 @@ def _links(axes: Axes, scale: float) -> None:
         per_size = scale / link.limit
         if right * per_size < low or left * per_size > high:
             continue
-        axes.plot([left, right], [left * per_size, right * per_size], color=SOFT, linewidth=0.7)
         top = right * per_size > high
         x, y = (high / per_size, high) if top else (right, right * per_size)
         along = math.log(y / low) / math.log(high / low)
         along += 0 if not top else math.log(right / x) / math.log(right / left)
         if all(abs(along - other) > 0.05 for other in taken):
             taken.append(along)
+            axes.plot([left, right], [left * per_size, right * per_size], color=SOFT, linewidth=0.7)
             axes.annotate(
                 link.name,
                 (x, y),
@@ -120,6 +122,11 @@ def _points(result: Result) -> list[tuple[float, float, str]]:
         if size and (point.get("transfer_s") or 0) > 0:
             found.append((size, point["transfer_s"], _TRANSFERS))
     return found
+
+
+def _middle(values: Sequence[float]) -> float:
+    """On a log axis."""
+    return math.sqrt(min(values) * max(values))
 
 
 def _told(result: Result) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -296,12 +296,29 @@ def series(loads: Iterable[Load], *along: str) -> dict[str, list[Load]]:
         if name not in along and len({_key(load.traits.get(name)) for load in given}) > 1
     ]
     found: dict[str, list[Load]] = {}
-    for load in given:
+    for load in sorted(given, key=_order(given, apart)):
         words = [said(name, load.traits.get(name)) for name in apart]
         found.setdefault(", ".join(filter(None, words)), []).append(load)
     if len(found) > 1 and "" in found:
         found = {name or "others": group for name, group in found.items()}
     return found
+
+
+def _order(loads: Sequence[Load], traits: Sequence[str]) -> Callable[[Load], tuple[float, ...]]:
+    """Numbers by size; words as they come first."""
+    seen: dict[str, dict[str, int]] = {name: {} for name in traits}
+    for load in loads:
+        for name in traits:
+            seen[name].setdefault(_key(load.traits.get(name)), len(seen[name]))
+
+    def place(load: Load) -> tuple[float, ...]:
+        values = [(name, load.traits.get(name)) for name in traits]
+        return tuple(
+            float(value) if isinstance(value, (int, float)) else float(seen[name][_key(value)])
+            for name, value in values
+        )
+
+    return place
 
 
 def _key(value: Any) -> str:
