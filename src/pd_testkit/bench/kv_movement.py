@@ -9,6 +9,7 @@ engine has as well.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -39,6 +40,10 @@ _NAMES = {
 }
 _GAUGES = frozenset({"running", "waiting", "held", "loading", "block_sizes"})
 _BLOCK_SIZE = "vllm:cache_config_info"
+_LINE = re.compile(r"#|[a-zA-Z_:][\w:]*[{ \t]")
+_WANTED = re.compile(
+    rf"^(?:{'|'.join(map(re.escape, (*_NAMES.values(), _BLOCK_SIZE)))})[{{ \t].*", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,26 @@ def read(expositions: Iterable[str]) -> Counters:
     found: dict[str, float] = {}
     sizes: set[int] = set()
     for exposition in expositions:
-        for family in text_string_to_metric_families(exposition):
+        for family in text_string_to_metric_families(_wanted(exposition)):
             for sample in family.samples:
                 if (name := wanted.get(sample.name)) is not None:
                     found[name] = found.get(name, 0.0) + sample.value
                 elif sample.name == _BLOCK_SIZE and sample.labels.get("block_size", "").isdecimal():
                     sizes.add(int(sample.labels["block_size"]))
     return Counters(**found, block_sizes=frozenset(sizes))
+
+
+def _wanted(exposition: str) -> str:
+    """Its lines that are wanted: an engine tells of many more metrics, and to take their lines
+    apart takes far longer.
+
+    Raises:
+        ValueError: a line is none of such a text.
+    """
+    for line in exposition.splitlines():
+        if line.strip() and not _LINE.match(line):
+            raise ValueError(f"no metrics: {line[:80]!r}")
+    return "".join(f"{line}\n" for line in _WANTED.findall(exposition))
 
 
 class Snapshot(NamedTuple):
@@ -214,7 +232,11 @@ class Engines:
         """
         expositions = await asyncio.gather(*map(_metrics, (*self.prefill, *self.decode)))
         parts = expositions[: len(self.prefill)], expositions[len(self.prefill) :]
-        return Snapshot(*map(read, parts))
+        try:
+            return Snapshot(*map(read, parts))
+        except ValueError as problem:
+            expected = "metrics in Prometheus' text format"
+            raise Unexpected("GET /metrics", expected, str(problem)) from None
 
     async def moved(self, before: Snapshot, prompts: Sequence[int], tolerance: int) -> Moved:
         """What became of prompts with so many tokens each, all of them answered since `before`.
