@@ -20,6 +20,7 @@ from pd_testkit.bench.answers import CHAT, COMPLETIONS, FINISH_REASONS, error_me
 from pd_testkit.bench.endpoint import Ask
 from pd_testkit.bench.results import Request
 
+EVENT_STREAM = "text/event-stream"
 ERRORS = {
     "refused": "a status other than 200",
     "unreachable": "no connection",
@@ -183,6 +184,9 @@ class Client:
                 body = await response.read()
                 told = error_message(body) or body[:200].decode("utf-8", "replace")
                 answer.fail("refused", f"status {response.status}: {told}")
+            elif answer.stream and response.content_type != EVENT_STREAM:
+                told = (await response.read())[:200].decode("utf-8", "replace")
+                answer.fail("malformed", f"{response.content_type} for a stream: {told}")
             elif answer.stream:
                 async for data in response.content.iter_any():
                     answer.feed(data, self.clock())
@@ -276,8 +280,8 @@ class _Answer:
     def _end(self) -> None:
         if self.finish_reason not in FINISH_REASONS:
             self.fail("no-finish-reason", f"the finish reason is {self.finish_reason!r}")
-        if self.output_tokens is None and self.pieces:
-            self.output_tokens = len(self.pieces)
+        if self.output_tokens is None and any(self.text):
+            self.output_tokens = len(self.pieces) or None
         if not (self.output_tokens or "".join(self.text)):
             self.fail("empty", "the answer has no token")
 

@@ -67,7 +67,8 @@ class Request(
         sent: when it was.
         ended: when the last byte of its answer was there, or it had failed.
         pieces: when each piece of a streamed answer's text came. A whole answer has none.
-        prompt_tokens, output_tokens: as the server's usage tells; None where it does not.
+        prompt_tokens, output_tokens: as the server's usage tells. Where it does not, prompt_tokens
+            is None, and each of the pieces counts as an output token.
         status: HTTP's; None where there was no answer.
         error: its kind, one of `pd_testkit.bench.client.ERRORS`; empty: the answer is whole, and
             ended as it should.
