@@ -178,7 +178,7 @@ class Sweep:
             except asyncio.TimeoutError:
                 status = None
             finally:
-                await _end(process)
+                await end(process)
         outcome, detail = _outcome(status, self.limit_s, seen, log)
         seconds = time.monotonic() - began
         return Result(case.name, outcome, seconds, detail, case.key, case.settings, str(log))
@@ -188,7 +188,7 @@ class Sweep:
         return self.folder / f"{name}-{case.key}"
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.subprocess.Process) -> None:
     """Have it take down its stack, which only it knows; what does not end is killed."""
     if process.returncode is not None:
         return

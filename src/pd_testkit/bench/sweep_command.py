@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pd_testkit.bench import sweep_matrix, sweep_needs
+from pd_testkit.bench import sweep_matrix, sweep_needs, sweep_options
 from pd_testkit.bench.sweep import Outcome, Result, Results, Sweep
+from pd_testkit.bench.sweep_bench_command import bench
 from pd_testkit.bench.sweep_matrix import SWEEPS, Case
 from pd_testkit.command_line import Command
 
@@ -27,40 +28,44 @@ CORES_PER_CASE = 2
 _STYLE = {Outcome.PASSED: "green", Outcome.FAILED: "red", Outcome.NOT_APPLICABLE: "yellow"}
 
 
-def _settings(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not (name and equals):
-            raise click.BadParameter(f"{each!r}; give NAME=VALUE")
-        truth = {"true": True, "false": False}
-        settings[name.replace("-", "_")] = truth.get(value.lower(), value)
-    return settings
+class Sweeps(click.Group):
+    """Whose first word is a kind of sweep; without one it is a sweep of accuracy."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *context.help_option_names):
+            args = [_DEFAULT, *args]
+        return super().parse_args(context, args)
+
+    def format_help(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        self.commands[_DEFAULT].format_help(context, formatter)
+        with formatter.section("Other sweeps"):
+            formatter.write_dl(
+                [
+                    (f"{context.command_path} {name} --help", command.get_short_help_str(80))
+                    for name, command in self.commands.items()
+                    if name != _DEFAULT
+                ]
+            )
 
 
-@click.command(cls=Command)
+_DEFAULT = "accuracy"
+
+
+@click.group(cls=Sweeps)
+def sweep() -> None:
+    """Go through many configurations of a deployment."""
+
+
+@sweep.command(_DEFAULT, cls=Command)
 @click.argument("names", nargs=-1, type=click.Choice([*SWEEPS, "all"]), metavar="[NAME]...")
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A TOML file with cases of your own: [[case]], [[matrix]] and [settings].",
 )
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=_settings,
-    help="A setting of pd-testkit up for all cases, such as transport=zmq. May be repeated.",
-)
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("pd-sweep"),
-    show_default=True,
-    help="For results.jsonl, logs, and what the checks saw.",
-)
-@click.option("--fresh", is_flag=True, help="Also run what has passed before.")
+@sweep_options.settings("A setting of pd-testkit up for all cases, such as transport=zmq.")
+@sweep_options.folder("pd-sweep", "results.jsonl, logs, and what the checks saw")
+@sweep_options.fresh("has passed")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -68,23 +73,11 @@ def _settings(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> 
     show_default="half the cores",
     help="Cases at a time.",
 )
-@click.option(
-    "--limit",
-    "limit_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=600.0,
-    show_default=True,
-    help="Seconds for a case.",
-)
+@sweep_options.limit("case")
 @click.option("--seed", type=click.IntRange(min=0), help="Of all prompts.  [default: any]")
-@click.option(
-    "--json",
-    "file",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write what became of the cases to this file.",
-)
-@click.option("--dry-run", is_flag=True, help="Print the commands, and run none.")
-def sweep(
+@sweep_options.json_file("cases")
+@sweep_options.dry_run()
+def accuracy(
     names: tuple[str, ...],
     config: Path | None,
     settings: dict[str, Any],
@@ -184,3 +177,6 @@ def _show(console: Console, ended: Sequence[Result], cases: int) -> None:
     if left := cases - len(ended):
         told.append(f"{left} not run")
     console.print(f"sweep: {', '.join(told)}", soft_wrap=True)
+
+
+sweep.add_command(bench)
