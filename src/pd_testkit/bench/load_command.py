@@ -22,6 +22,7 @@ from pd_testkit.bench.options import Reached, Where
 from pd_testkit.bench.recording import Recording, begun
 from pd_testkit.bench.results import Counted, NoResult, Request, Result, Writer
 from pd_testkit.bench.texts import Texts
+from pd_testkit.bench.trace_options import Wanted, trace, traced
 from pd_testkit.bench.workload import NoWorkload
 from pd_testkit.command_line import Command
 
@@ -42,6 +43,7 @@ class _Told:
     seed: int
     label: str
     output: Path | None
+    trace: Wanted | None
     resumed: Result | None
 
     @property
@@ -80,6 +82,7 @@ class _Told:
 @options.seed()
 @options.output()
 @options.label()
+@trace()
 @click.option(
     "--resume",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -96,6 +99,7 @@ def bench(
     output: Path | None,
     label: str,
     resume: Path | None,
+    trace: Wanted | None,
     **described: Any,
 ) -> None:
     """Put a load on an OpenAI endpoint; measure latency, throughput and errors.
@@ -113,7 +117,7 @@ def bench(
         raise click.UsageError("say where: --endpoint URL, or --host and --port")
     if as_testbed and load.requests is None:
         raise click.UsageError("the testbed knows --requests only")
-    told = _Told(where, load, as_testbed, objectives, tags, seed, label, output, None)
+    told = _Told(where, load, as_testbed, objectives, tags, seed, label, output, trace, None)
     if resume is not None:
         told = _resumed(told, resume)
     try:
@@ -162,17 +166,18 @@ async def _measured(told: _Told) -> int:
         texts = None
         if told.load.drawn:
             texts = await Texts.of(found.endpoint, *found.engines.prefill)
-        run = LoadRun(
-            recording.client(found.endpoint.url),
-            recording.clock,
-            found.engines,
-            _watched(recording),
-            recording.run.id,
-            told.seed,
-            {request.index for request in recording.requests if not request.warm_up},
-        )
-        model, phases = found.endpoint.model, told.phases
-        await recording.carry_out(run.carry_out(phases, texts or Texts.estimated(), model))
+        async with traced(recording, told.trace):
+            run = LoadRun(
+                recording.client(found.endpoint.url),
+                recording.clock,
+                found.engines,
+                _watched(recording),
+                recording.run.id,
+                told.seed,
+                {request.index for request in recording.requests if not request.warm_up},
+            )
+            model, phases = found.endpoint.model, told.phases
+            await recording.carry_out(run.carry_out(phases, texts or Texts.estimated(), model))
         return _ended(told, recording, texts, run.busy)
 
 

@@ -24,6 +24,7 @@ class Recording:
     Attributes:
         requests, counted: so far.
         clock: of the run; where it goes on, from where it was.
+        client_kind: of the clients that are made.
         interrupted: by a signal.
         problem: why the measurement could not go on; empty: it could.
     """
@@ -43,13 +44,14 @@ class Recording:
         self.counted: list[Counted] = list(resumed.counted) if resumed else []
         self.interrupted = False
         self.problem = ""
+        self.client_kind: type[Client] = Client
         self._api_key = api_key
         self._writer = writer
         self.clock = Monotonic(max((request.ended for request in self.requests), default=0.0))
 
     def client(self, url: str) -> Client:
         """To an endpoint, with the run's clock."""
-        return Client(self.found.session, url, self.clock.now, self._api_key)
+        return self.client_kind(self.found.session, url, self.clock.now, self._api_key)
 
     def note(self, line: Request | Counted) -> None:
         """It is known, and written."""

@@ -1,11 +1,10 @@
 """``--trace FILE``: a timeline of each request over client, proxy, P, transfer and D.
 
-    client = TracedClient(session, url, clock)
-    async with tracing(reached, client) as trace:
-        ...  # requests by `client`
-        told = await trace.write(path)
+    async with tracing(reached, clock) as trace:
+        ...  # requests of a `TracedClient` with that clock
+        told = await trace.write(path, requests)
 
-Its requests carry a ``traceparent``, so that engines that export spans say whose they are.
+The requests carry a ``traceparent``, so that engines that export spans say whose they are.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,22 +47,12 @@ def traceparent(request_id: str) -> str:
 
 
 class TracedClient(Client):
-    """Its requests can be found again; it keeps what became of them.
-
-    Attributes:
-        requests: that have ended.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.requests: list[Request] = []
+    """Its requests can be found again, by their ids and by those of their traces."""
 
     async def carry_out(self, planned: Planned) -> Observed:
         name = planned.headers.get("X-Request-Id") or f"trace-{id(self):x}-{planned.index}"
         headers = {**planned.headers, "X-Request-Id": name, "traceparent": traceparent(name)}
-        observed = await super().carry_out(replace(planned, headers=headers))
-        self.requests.append(observed.request)
-        return observed
+        return await super().carry_out(replace(planned, headers=headers))
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,7 @@ class Told:
 
 
 class Trace:
-    """What is known of a client's requests.
+    """What components tell of requests.
 
     Args:
         epoch: Unix time at which the client's clock was 0.
@@ -90,8 +79,7 @@ class Trace:
         spans: that engines have exported; may be added to until it is written.
     """
 
-    def __init__(self, client: TracedClient, epoch: float, sources: Sequence[Source]) -> None:
-        self._client = client
+    def __init__(self, epoch: float, sources: Sequence[Source]) -> None:
         self._epoch = epoch
         self._sources = sources
         self.spans: list[Span] = []
@@ -99,18 +87,18 @@ class Trace:
     async def fetch(self) -> None:
         await asyncio.gather(*(source.fetch() for source in self._sources))
 
-    async def write(self, path: Path) -> Told:
-        """Writes what is known of the requests that have ended.
+    async def write(self, path: Path, requests: Sequence[Request]) -> Told:
+        """Writes what is known of these requests.
 
         Raises:
             OSError: it cannot.
             ValueError: a timeline has something else in it.
         """
         deadline = time.monotonic() + _SETTLING_S
-        lives = await self._lives()
+        lives = await self._lives(requests)
         while _held(lives) and time.monotonic() < deadline:
             await asyncio.sleep(_ASK_S)
-            lives = await self._lives()
+            lives = await self._lives(requests)
         ours = {trace_id(life.request.request_id) for life in lives}
         document = trace_events.document(
             lives,
@@ -132,18 +120,18 @@ class Trace:
         ]
         return Told(waits.table(lives), tuple(unknown))
 
-    async def _lives(self) -> list[Life]:
+    async def _lives(self, requests: Sequence[Request]) -> list[Life]:
         await self.fetch()
         entries = [entry for source in self._sources for entry in source.entries()]
-        return lives(self._client.requests, self._epoch, entries, self.spans)
+        return lives(requests, self._epoch, entries, self.spans)
 
 
 @asynccontextmanager
-async def tracing(reached: Reached, client: TracedClient) -> AsyncIterator[Trace]:
-    """Follows the client's requests."""
+async def tracing(reached: Reached, clock: Callable[[], float]) -> AsyncIterator[Trace]:
+    """Follows requests whose times are of that clock."""
     engines: Engines = reached.engines
     sources = timelines.sources(reached.endpoint, engines.prefill, engines.decode)
-    trace = Trace(client, time.time() - client.clock(), sources)
+    trace = Trace(time.time() - clock(), sources)
     await trace.fetch()
     for source in sources:
         source.lost = 0  # before we came

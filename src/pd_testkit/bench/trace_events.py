@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from pd_testkit.bench.timelines import Answer, Hold, Passage
@@ -224,10 +223,11 @@ class _Events:
         for name, number in self._processes.items():
             if name in used:
                 yield from _names(name, number, len(free[name]))
-        for bar in ordered:
-            yield from self._bar(bar)
-        for number, arrow in zip(count(1), arrows, strict=False):
-            yield from self._arrow(number, arrow)
+        events = [event for bar in ordered for event in self._bar(bar)]
+        for number, arrow in enumerate(arrows, 1):
+            events += self._arrow(number, arrow)
+        # What encloses comes before what it encloses.
+        yield from sorted(events, key=lambda event: (event["ts"], -event.get("dur", 0.0)))
 
     def _bar(self, bar: Bar) -> Iterator[dict[str, Any]]:
         yield self._slice(bar, bar.name, bar.began, bar.ended, bar.said)
