@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from click.testing import CliRunner
 
 from pd_testkit.report.conformance import Outcome
 from pd_testkit.report.matrix import Column as Found
+from tests.targets import __main__ as command
 from tests.targets import environments, record, stage
-from tests.targets.__main__ import main
 from tests.targets.columns import PACKAGES, Column, checkouts
 from tests.targets.environments import Environment, InstallError, install
-from tests.targets.stage import Stage
+from tests.targets.stage import Ran, Stage
 
 AGGREGATOR = Column("reference", ("--pd-target", "reference", "-k", "TestAggregator"), None)
 ONE = Found("one", "1.0", {"AGG-001": Outcome.KEPT, "AGG-002": Outcome.KNOWN_BROKEN})
@@ -130,9 +131,43 @@ def test_the_docs_are_made_of_the_record() -> None:
 
 
 def test_an_unknown_target_is_named_with_those_that_there_are() -> None:
-    told = CliRunner().invoke(main, ["run", "nobody"])
+    told = CliRunner().invoke(command.main, ["run", "nobody"])
     assert told.exit_code == 2
     assert "there is no target 'nobody' here; choose of reference, vllm-nixl" in told.output
+
+
+def test_where_nothing_is_named_the_usual_targets_are_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PD_ATOM_SOURCE", raising=False)
+    asked: list[list[str]] = []
+
+    class Planned(Stage):
+        def install(self, environments: Iterable[Environment]) -> None:
+            """Nothing is to be run."""
+
+        def run(self, columns: Sequence[Column]) -> list[Ran]:
+            asked.append([column.name for column in columns])
+            return []
+
+    monkeypatch.setattr(command, "Stage", Planned)
+    for names in ([], ["vllm-router-discovery"]):
+        assert CliRunner().invoke(command.main, ["run", *names]).exit_code == 0
+    [usual, named] = asked
+    assert usual == [column.name for column in PACKAGES]
+    assert "vllm-router-discovery" not in usual
+    assert named == ["vllm-router-discovery"]
+
+
+def test_the_record_has_both_ways_to_run_vllms_router_in_one_version() -> None:
+    routers = {
+        column.name: column.version
+        for column in record.read()
+        if column.name.startswith("vllm-router")
+    }
+    assert len(routers) == 2
+    assert len(set(routers.values())) == 1, "run: make targets-docs TARGETS=vllm-router-discovery"
 
 
 def test_checkouts_of_atom_are_columns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import click
 
 from pd_testkit.report.matrix import aligned, by_unit, columns, summary
 from tests.targets import accuracy, clients, record
-from tests.targets.columns import PACKAGES, checkouts
+from tests.targets.columns import BY_NAME, PACKAGES, checkouts
 from tests.targets.environments import ENVIRONMENTS, InstallError, cache, install
 from tests.targets.stage import AT_ONCE, ROOT, Ran, Stage
 
@@ -46,14 +46,16 @@ def libraries() -> None:
 @click.argument("names", nargs=-1, metavar="[TARGET]...")
 @click.option("--record", "recording", is_flag=True, help="Take the result into docs and README.")
 def run(names: tuple[str, ...], recording: bool) -> None:
-    """Run the targets (all, or those named), and compare with docs/conformance.json.
+    """Run the targets, or those named, and compare with docs/conformance.json.
 
-    ATOM is on no package index: PD_ATOM_SOURCE names checkouts of it.
+    ATOM is on no package index: PD_ATOM_SOURCE names checkouts of it. vllm-router-discovery is run
+    where it is named only.
     """
-    every = {column.name: column for column in (*PACKAGES, *checkouts())}
+    usual = (*PACKAGES, *checkouts())
+    every = {column.name: column for column in (*usual, *BY_NAME)}
     if unknown := [name for name in names if name not in every]:
         _fail(f"there is no target {unknown[0]!r} here; choose of {', '.join(every)}")
-    chosen = [every[name] for name in names] if names else list(every.values())
+    chosen = [every[name] for name in names] if names else list(usual)
     stage = Stage(FOLDER.absolute(), _say)
     needed = {column.environment for column in chosen} if names else ENVIRONMENTS.values()
     try:

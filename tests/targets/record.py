@@ -24,6 +24,7 @@ _HEAD = """\
 
 One contract, the same clause ids, unmodified implementations, on a CPU. Made by `make targets-docs`
 from what `make targets` has found; how to run one of them is in [targets.md](targets.md).
+`vllm-router-discovery` is run where it is named only: `make targets TARGETS=vllm-router-discovery`.
 
 *Kept* and *broken* are of the clauses that could be asked; each broken one is listed as a known
 failure with its cause, in the target's own page. *Not applicable*: the target has no such part, or
