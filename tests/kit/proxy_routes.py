@@ -70,12 +70,12 @@ def decode_call(route: Route, answer: Response = PREFILLED, now: float = 0.0) ->
     return call
 
 
-def serve(route: Route, now: float = 0.0) -> Call:
+def serve(route: Route, now: float = 0.0, answer_tokens: int = 0) -> Call:
     """The request to its end; the call that D got."""
     call = decode_call(route, now=now) if route.call.leg == "prefill" else route.call
     assert route.started(200, now) is None
     route.first_byte(now)
-    route.finished(now, ok=True)
+    route.finished(now, ok=True, answer_tokens=answer_tokens)
     return call
 
 

@@ -34,3 +34,12 @@ def test_it_is_told_from_its_bytes_however_they_are_cut(stream: bytes, complete:
         for at in range(0, len(stream), size):
             seen.feed(stream[at : at + size])
         assert seen.complete is complete, f"{size} bytes at a time"
+
+
+def test_its_events_are_counted_however_they_are_cut() -> None:
+    stream = TEXT + QUOTED + TEXT + DONE
+    for size in (1, 2, 7, 30, len(stream)):
+        seen = EventStream()
+        for at in range(0, len(stream), size):
+            seen.feed(stream[at : at + size])
+        assert seen.events == 4, f"{size} bytes at a time"

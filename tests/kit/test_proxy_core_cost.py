@@ -31,14 +31,18 @@ def model() -> CostModel:
 
 class TestFormula:
     def test_over_p_costs_prefill_transfer_and_the_hop(self, model: CostModel) -> None:
-        # (300 + 200) * 1 ms + 200 * 0.5 ms + 100 ms
-        assert model.over_prefill_s(200, queued=300) == pytest.approx(0.7)
+        # (300 + 200) * 1 ms + 120 * 0.5 ms + 100 ms
+        assert model.over_prefill_s(200, 120, queued=300) == pytest.approx(0.66)
 
-    def test_direct_costs_the_new_tokens_slowed_by_the_requests_there(
+    def test_direct_costs_the_new_tokens_and_what_others_wait_for_them(
         self, model: CostModel
     ) -> None:
-        # (50 + 150) * 2 ms * (1 + 0.1 * 5)
-        assert model.direct_s(150, queued=50, requests=5) == pytest.approx(0.6)
+        # (50 + 150) * 2 ms, and 0.1 of 5 requests' 150 * 2 ms
+        assert model.direct_s(150, queued=50, requests=5) == pytest.approx(0.55)
+
+    def test_by_default_others_wait_as_long_and_d_is_as_fast_as_p(self) -> None:
+        model = CostModel(Settings(prefill_tokens_per_s=1000))
+        assert model.direct_s(150, queued=50, requests=5) == pytest.approx(0.2 + 5 * 0.15)
 
 
 class TestMeasurement:
@@ -63,12 +67,16 @@ class TestMeasurement:
         model.transferred(10**6, 0.0)
         assert model.transfer_bytes_per_s > 1e100
 
+    def test_a_d_that_had_the_prompt_tells_nothing_of_the_transfer(self, model: CostModel) -> None:
+        model.transferred(0, 3.0)
+        assert model.transfer_bytes_per_s == pytest.approx(2_000_000)
+
     def test_the_hop_is_no_part_of_ps_pace(self, model: CostModel) -> None:
         model.prefilled(1000, 0.1 + 3.0)
         # (1000 * 0.9 + 1000) tokens in 0.9 + 3 s, and the hop on top
-        assert model.over_prefill_s(0, queued=1900) == pytest.approx(3.9 + 0.1)
+        assert model.over_prefill_s(0, 0, queued=1900) == pytest.approx(3.9 + 0.1)
         model.prefilled(1000, 0.05)  # less than a hop counts as nothing
-        assert model.over_prefill_s(0, queued=2710) == pytest.approx(3.51 + 0.1)
+        assert model.over_prefill_s(0, 0, queued=2710) == pytest.approx(3.51 + 0.1)
 
 
 class TestAdaptive:
@@ -83,13 +91,43 @@ class TestAdaptive:
         assert start(self.adaptive(), tokens(200)).kind == "direct"
         assert start(self.adaptive(), tokens(201)).kind == "pd"
 
-    def test_only_new_tokens_count_on_d(self) -> None:
-        # With 1000 tokens cached: (N - 1000) * 2 ms against N * 1.5 ms + 100 ms: equal at 4200
-        for number, kind in ((4200, "direct"), (4201, "pd")):
+    @staticmethod
+    def served(made, number: int, kind: str, answer_tokens: int = 0) -> None:
+        """In no time, which is measured and forgotten."""
+        route = start(made, tokens(number))
+        assert route.kind == kind
+        serve(route, answer_tokens=answer_tokens)
+        made.cost = CostModel(made.settings)
+
+    def test_what_p_and_d_have_cached_costs_nothing(self) -> None:
+        # Both have 1000 tokens, x more are new: x * 2 ms against x * 1.5 ms + 100 ms: equal at 200
+        for number, kind in ((1199, "direct"), (1201, "pd")):
             made = self.adaptive()
-            serve(start(made, tokens(1000)))  # at no cost but of time 0, which is measured
-            made.cost = CostModel(made.settings)
+            self.served(made, 1000, "pd")
             assert start(made, tokens(number)).kind == kind
+
+    def test_what_went_past_p_is_new_to_it(self) -> None:
+        # P has 1000 tokens, D 1100: x * 2 ms against (100 + x) * 1 ms + x * 0.5 ms + 100 ms
+        for number, kind in ((1100 + 399, "direct"), (1100 + 401, "pd")):
+            made = self.adaptive()
+            self.served(made, 1000, "pd")
+            self.served(made, 1100, "direct")
+            assert start(made, tokens(number)).kind == kind
+
+    def test_d_has_its_answer_cached_and_p_has_not(self) -> None:
+        # P has 1000 tokens, D 1100: as above
+        for number, kind in ((1100 + 399, "direct"), (1100 + 401, "pd")):
+            made = self.adaptive()
+            self.served(made, 1000, "pd", answer_tokens=100)
+            assert start(made, tokens(number)).kind == kind
+
+    def test_another_p_or_another_rank_of_it_has_nothing_cached(self) -> None:
+        # x * 2 ms against (1000 + x) * 1 ms + x * 0.5 ms + 100 ms: equal at 2200
+        for engines in ((p(1), p(2), d()), (p(dp_size=2), d())):
+            for number, kind in ((1000 + 2199, "direct"), (1000 + 2201, "pd")):
+                made = self.adaptive(*engines)
+                self.served(made, 1000, "pd")
+                assert start(made, tokens(number)).kind == kind
 
     def test_a_queue_on_p_makes_direct_quicker(self) -> None:
         # With Q waiting on P: 300 * 2 ms against (Q + 300) * 1 ms + 150 ms + 100 ms: equal at 50
@@ -149,7 +187,20 @@ class TestWhatIsMeasured:
         route = start(made, tokens(600))
         decode_call(route, now=2.1)
         # 1000 tokens in 2.1 - 0.1 s: (900 + 1000) tokens in 2.9 s
-        assert made.cost.over_prefill_s(0, queued=1900) == pytest.approx(3.0)
+        assert made.cost.over_prefill_s(0, 0, queued=1900) == pytest.approx(3.0)
+
+    def test_only_what_d_lacks_is_timed_as_transferred(self) -> None:
+        made = router(mode="adaptive", **SETTINGS)
+        serve(start(made, tokens(1000)))
+        made.cost = CostModel(made.settings)
+        route = start(made, tokens(2000), now=0.0)
+        assert route.kind == "pd"
+        assert load(made)["http://p1:8000"] == (1, 1000), "P has the other 1000 cached"
+        decode_call(route, now=5.0)
+        route.started(200, 5.5)
+        route.first_byte(7.0)
+        # 1900 tokens of 1000 bytes in 0.5 * 0.9 + 2 s
+        assert made.cost.transfer_bytes_per_s == pytest.approx(1_900_000 / 2.45)
 
     def test_tokens_wait_on_p_until_it_answers(self) -> None:
         made = router(mode="pd")

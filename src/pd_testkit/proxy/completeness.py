@@ -1,4 +1,4 @@
-"""Whether an event stream that is passed on was a whole answer, told from its bytes."""
+"""Whether an event stream that is passed on was a whole answer, and how long: by its bytes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ _TAIL = 32
 class EventStream:
     """Looks on while a stream of completions goes by."""
 
-    __slots__ = ("_failed", "_tail")
+    __slots__ = ("_failed", "_tail", "events")
 
     def __init__(self) -> None:
+        self.events = 0
+        """That have ended: engines send one per step, and one or two of their own."""
         self._tail = b"\n"
         self._failed = False
 
     def feed(self, data: bytes) -> None:
         """The next bytes, cut anywhere."""
+        self.events += (self._tail[-1:] + data).count(b"\n\n")
         seen = self._tail + data
         if b"error" in seen and any(error in seen for error in _ERRORS):
             self._failed = True

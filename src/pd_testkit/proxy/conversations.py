@@ -22,13 +22,17 @@ class Turn:
     dp_rank: int | None
     """Of D; None where it has one only."""
     tokens: int
-    """Of the prompt, estimated: what D has cached at least."""
+    """Of the prompt and, as it ends, of the answer, estimated: what D has cached."""
     size: int
     """Of the prompt, in its units."""
     link: bytes
     """The last whole link of the prompt's chain."""
     used_at: float
     """Seconds."""
+    prefill: Instance | None = None
+    """The P that has computed the conversation's last prompt that went over one."""
+    prefilled: int = 0
+    """Of the prompt, estimated: what that P has cached."""
 
 
 class Conversations:
@@ -76,12 +80,20 @@ class Conversations:
         tokens: int,
         continued: Turn | None,
         now: float,
-    ) -> None:
-        """D computes the answer to the prompt, which continues that turn."""
+        prefill: Instance | None = None,
+    ) -> Turn:
+        """D computes the answer to the prompt, which continues that turn.
+
+        Args:
+            prefill: the P that has computed the prompt; None: none has.
+        """
+        prefilled = tokens
+        if prefill is None and continued is not None:
+            prefill, prefilled = continued.prefill, continued.prefilled
         key = prompt.beginning(prompt.size)
         self._drop(key)
         link = prompt.links[prompt.size // prompt.piece]
-        self._turns[key] = Turn(
+        turn = self._turns[key] = Turn(
             conversation=key if continued is None else continued.conversation,
             number=1 if continued is None else continued.number + 1,
             decode=decode,
@@ -90,10 +102,13 @@ class Conversations:
             size=prompt.size,
             link=link,
             used_at=now,
+            prefill=prefill,
+            prefilled=prefilled,
         )
         self._sizes.setdefault(link, Counter())[prompt.size] += 1
         while len(self._turns) > self._limit:
             self._drop(next(iter(self._turns)))
+        return turn
 
     def forget(self, prompt: Prompt) -> None:
         """D did not get to the end of its answer."""

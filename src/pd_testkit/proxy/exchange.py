@@ -327,8 +327,9 @@ class Exchange:
     def _finish(self, now: float) -> None:
         """D has said all that it had to say."""
         assert self._head is not None
-        self._route.finished(now, ok=True)
-        failed = self._events is not None and not self._events.complete
+        events = self._events
+        self._route.finished(now, ok=True, answer_tokens=events.events if events else 0)
+        failed = events is not None and not events.complete
         self._end("broken" if failed else _outcome(self._head.status), self._head.status, now)
 
     def _first_byte(self, now: float) -> None:

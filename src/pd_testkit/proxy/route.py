@@ -58,6 +58,8 @@ class Attempt(msgspec.Struct, frozen=True):
     """The one whose answer the client gets."""
     tokens: int
     """That the first engine has to prefill, estimated."""
+    missing: int
+    """Of the prompt's tokens those that D has not cached, estimated."""
     prefill: Instance | None = None
     pair: Pair | None = None
     """Of a ``pd``, as `prefill` is."""
@@ -87,6 +89,7 @@ class Route:
         "_request",
         "_router",
         "_tried",
+        "_turn",
         "_waiting",
         "call",
         "release",
@@ -204,14 +207,20 @@ class Route:
         attempt.decode.breaker.answering(self)
         self._prefilled()
         if attempt.kind == "pd" and self.stream:  # a whole answer waits for the decode, too
-            self._router.cost.transferred(self._request.tokens, now - self._called_at)
+            self._router.cost.transferred(attempt.missing, now - self._called_at)
 
-    def finished(self, now: float, ok: bool) -> None:
-        """D's answer has come to its end; or not ``ok``: it broke off."""
+    def finished(self, now: float, ok: bool, answer_tokens: int = 0) -> None:
+        """D's answer has come to its end; or not ``ok``: it broke off.
+
+        Args:
+            answer_tokens: of the answer, estimated; 0: nothing tells.
+        """
         if self._over:
             return
         if self._succeeding and ok:
             self._attempt.decode.breaker.succeeded()
+            if self._turn is not None:
+                self._turn.tokens += answer_tokens
         elif self._succeeding:
             if not self._begun:
                 self._give_back(now)
@@ -249,6 +258,8 @@ class Route:
         """The status of D's answer, once it is passed on."""
         self._begun = False
         """Some of its body is there: D has P's KV."""
+        self._turn: Turn | None = None
+        """What the next turn of its conversation finds."""
         self._held: list[Instance] = []
         self._hold(attempt.decode)
         if attempt.prefill is not None:
@@ -319,13 +330,14 @@ class Route:
         """D has the prompt's KV, and shall get the conversation's next turn."""
         request, attempt = self._request, self._attempt
         if request.prompt is not None:
-            self._router.conversations.remember(
+            self._turn = self._router.conversations.remember(
                 request.prompt,
                 attempt.decode,
                 attempt.dp_rank,
                 request.tokens,
                 attempt.continued,
                 now,
+                attempt.prefill,
             )
 
     def _prefilled(self) -> None:

@@ -205,6 +205,7 @@ class Router:
             decode_headers=_headers(request, attempt.request_id, rank),
             dp_rank=rank,
             continued=None,
+            missing=request.tokens,
         )
 
     def release(
@@ -274,10 +275,11 @@ class Router:
     def _direct_is_quicker(
         self, request: Request, prefill: Instance, decode: Instance, turn: Turn | None
     ) -> bool:
-        direct = self.cost.direct_s(
-            _new_tokens(request, turn), decode.queued_tokens, decode.in_flight
+        missing = _missing(request, turn)
+        over_p = self.cost.over_prefill_s(
+            request.tokens - _prefilled(prefill, turn), missing, prefill.queued_tokens
         )
-        return direct <= self.cost.over_prefill_s(request.tokens, prefill.queued_tokens)
+        return self.cost.direct_s(missing, decode.queued_tokens, decode.in_flight) <= over_p
 
     def _split(
         self, request: Request, prefill: Instance, decode: Instance, turn: Turn | None
@@ -295,7 +297,8 @@ class Router:
             request_id=name,
             call=Call("prefill", p, request.path, _headers(request, name, rank), body),
             decode=decode,
-            tokens=request.tokens,
+            tokens=request.tokens - _prefilled(prefill, turn),
+            missing=_missing(request, turn),
             prefill=prefill,
             pair=pair,
             decode_headers=_headers(request, name, d_rank),
@@ -316,7 +319,8 @@ class Router:
             request_id=name,
             call=Call("decode", engine.engine, request.path, _headers(request, name, rank), body),
             decode=engine,
-            tokens=_new_tokens(request, turn),
+            tokens=_missing(request, turn),
+            missing=_missing(request, turn),
             dp_rank=rank,
             continued=turn,
         )
@@ -360,6 +364,14 @@ def _headers(request: Request, name: str, dp_rank: int | None) -> dict[str, str]
     return headers
 
 
-def _new_tokens(request: Request, turn: Turn | None) -> int:
-    """Those of the prompt that D has not cached."""
+def _missing(request: Request, turn: Turn | None) -> int:
+    """Of the prompt's tokens those that the turn's D has not cached."""
     return request.tokens if turn is None else max(0, request.tokens - turn.tokens)
+
+
+def _prefilled(prefill: Instance, turn: Turn | None) -> int:
+    """Of the prompt's tokens those that P has cached, if it is the one that had the turn. Which of
+    several DP ranks will have it is not known."""
+    if turn is None or turn.prefill is not prefill or prefill.engine.dp_size > 1:
+        return 0
+    return turn.prefilled

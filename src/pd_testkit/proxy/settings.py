@@ -81,10 +81,11 @@ class Settings:
     bits: 32 layers x 2 x 8 heads x 128 x 2."""
     prefill_tokens_per_s: float = 8000.0
     """P's rate, until it is measured."""
-    decode_prefill_ratio: float = 0.5
-    """D's prefill rate as a share of P's: D prefills between the steps of its decodes."""
-    decode_interference: float = 0.05
-    """By how much of its time each request that is on D delays a prefill there."""
+    decode_prefill_ratio: float = 1.0
+    """D's prefill rate as a share of P's."""
+    decode_interference: float = 1.0
+    """How much of the time by which a prefill on D delays the answers there counts, too. 1: all of
+    it, for the least mean latency from end to end. 0: none, for the least time to first token."""
     transfer_bytes_per_s: float = 5e9
     """The rate of KV from P to D, until it is measured."""
     hop_s: float = 0.005
