@@ -19,19 +19,22 @@ Order = Literal["interleaved", "in-turn"]
 def schedule(modes: Sequence[str], repeats: int, order: Order, seed: int) -> list[tuple[str, int]]:
     """Each mode holds each conversation once: (mode, conversation), the next one last.
 
-    Interleaved, each conversation goes through all modes before the next one begins, in an order
-    that is drawn, moves on by one, and is gone through backwards every other time: each mode is
-    first, second and so on equally often, before and after each other one, so that a machine that
-    gets slower favours none. In turn, a mode holds them all before the next mode does.
+    Interleaved, each conversation goes through all modes before the next one begins, in orders in
+    which each mode comes as often at each place, and as often after each other one, as can be (a
+    Williams square; E. J. Williams, 1949): a machine that gets slower favours none, nor does what
+    one mode leaves to the next. In turn, a mode holds them all before the next mode does.
     """
     if order == "in-turn":
         return [(mode, repeat) for mode in modes for repeat in range(repeats)]
-    drawn = random.Random(f"{seed}/order").sample(modes, len(modes))
+    count = len(modes)
+    drawn = random.Random(f"{seed}/order").sample(modes, count)
+    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(count)]
     planned = []
     for repeat in range(repeats):
-        first = repeat // 2 % len(drawn)
-        moved = drawn[first:] + drawn[:first]
-        planned += [(mode, repeat) for mode in (reversed(moved) if repeat % 2 else moved)]
+        row = [drawn[(place + repeat) % count] for place in zigzag]
+        if count % 2 and repeat // count % 2:  # an odd square is balanced with its mirror image
+            row.reverse()
+        planned += [(mode, repeat) for mode in row]
     return planned
 
 
