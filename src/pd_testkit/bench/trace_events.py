@@ -142,7 +142,11 @@ def _client(life: Life) -> Bar:
         "turn": request.turn,
         "waited_ms": {each.name: round(each.seconds * 1e3, 3) for each in pieces(life)},
     }
-    told = {name: value for name, value in said.items() if value not in (None, "", False)}
+    told = {
+        name: value
+        for name, value in said.items()
+        if value not in (None, "") and value is not False
+    }
     ended = life.epoch + request.ended
     bar = Bar(CLIENT, f"request {request.index}", life.due, ended, told)
     bar.part("late", life.due, life.sent)
