@@ -134,17 +134,17 @@ def bandwidth(
     }
 
     async def go() -> int:
-        async with recording.begun(
-            "bandwidth", where, told, seed=seed, label=label, output=output
-        ) as run:
-            found = run.found
+        async with options.reached(where) as found:
             ask = (*found.engines.decode, *found.engines.prefill, found.endpoint)[0]
             per_token = kv_bytes_per_token or await _bytes_per_token(
                 ask, found.endpoint.model, config, kv_dtype
             )
             known = LINKS[link] if link else None
             plan = _Plan(lengths, iterations, warm_up, engines, known, per_token, seed)
-            return await _measured(run, plan)
+            async with recording.begun(
+                "bandwidth", found, where, told, seed=seed, label=label, output=output
+            ) as run:
+                return await _measured(run, plan)
 
     try:
         sys.exit(asyncio.run(go()))
@@ -178,7 +178,9 @@ class _Prober:
         self._run = run
         self._plan = plan
         self._texts = texts
-        self._draw = random.Random(plan.seed)
+        self._order = random.Random(plan.seed)
+        # Another run with that seed must not find its prompts in a cache.
+        self._draw = random.Random(f"{plan.seed}/{run.run.id}")
         self._over = run.client(run.found.endpoint.url)
         self._direct = [run.client(url) for url in plan.direct]
         self._index = 0
@@ -191,7 +193,7 @@ class _Prober:
         for turn in range(self._plan.warm_up + self._plan.iterations):
             warm_up = turn < self._plan.warm_up
             progress(f"{'warm-up' if warm_up else 'prompts'}: {turn + 1}")
-            for tokens in self._draw.sample(self._plan.lengths, len(self._plan.lengths)):
+            for tokens in self._order.sample(self._plan.lengths, len(self._plan.lengths)):
                 await self._both(tokens, turn, warm_up)
 
     async def _both(self, tokens: int, turn: int, warm_up: bool) -> None:
@@ -276,8 +278,8 @@ async def _measured(run: Recording, plan: _Plan) -> int:
         warnings.append("no tokenizer answers: prompts have about as many tokens as were asked for")
     failed = [request for request in run.requests if request.error]
     if failed:
-        first = failed[0]
-        warnings.append(f"{len(failed)} requests failed, {first.error} first: {first.detail}")
+        detail = " ".join(failed[0].detail.split())
+        warnings.append(f"{len(failed)} requests failed, {failed[0].error} first: {detail}")
     estimates = sums.bandwidths(probe.samples)
     said = sums.verdict(estimates, plan.link, nothing)
     run.end(_summary(probe.samples, plan, estimates, said), tuple(warnings))
