@@ -10,7 +10,7 @@ import click
 from pd_testkit.bench.results import NoResult
 from pd_testkit.command_line import Command
 from pd_testkit.plots.kinds import KINDS, draw
-from pd_testkit.plots.loads import gather
+from pd_testkit.plots.loads import gather, state
 
 
 @click.command(cls=Command)
@@ -52,9 +52,9 @@ def plot(paths: tuple[Path, ...], kinds: tuple[str, ...], output: Path, ending: 
     except (NoResult, OSError) as problem:
         click.echo(problem, err=True)
         sys.exit(2)
-    for load in gathered.loads:
-        if load.state:
-            click.echo(f"note: {load.name} was {load.state}: drawn as far as it came", err=True)
+    for result in gathered.results:
+        if ended := state(result):
+            click.echo(f"note: {result.name} was {ended}: drawn as far as it came", err=True)
     missing, made = False, 0
     for drawn in draw(gathered, kinds or KINDS):
         if drawn.drawing is None:

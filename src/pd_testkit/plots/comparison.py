@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from pd_testkit.plots.loads import Load, said
+from pd_testkit.plots.loads import Load, telling_apart, words
 
 COMPARED = (
     "throughput",
@@ -99,11 +99,12 @@ class Pair:
 def pairs(now: Sequence[Load], then: Sequence[Load]) -> list[Pair]:
     """By configuration. Where each side has one only, they are a pair whatever they are."""
     mine, theirs = _by_configuration(now), _by_configuration(then)
+    apart = [name for name in telling_apart(now) if name not in _OF_NO_MATTER]
     if len(mine) == len(theirs) == 1:
         (loads,), (others,) = mine.values(), theirs.values()
         return [Pair(loads[0].name, loads, others)]
     return [
-        Pair(_words(loads[0]), loads, theirs.get(configuration, ()))
+        Pair(words(loads[0], apart) or loads[0].name, loads, theirs.get(configuration, ()))
         for configuration, loads in mine.items()
     ]
 
@@ -147,12 +148,3 @@ def _configuration(load: Load) -> tuple[object, ...]:
         if name not in _OF_NO_MATTER and value is not None
     }
     return load.command, *sorted((name, repr(value)) for name, value in traits.items())
-
-
-def _words(load: Load) -> str:
-    told = [
-        said(name, value)
-        for name, value in load.traits.items()
-        if name not in (*_OF_NO_MATTER, "stream", "arrivals")
-    ]
-    return ", ".join(filter(None, told)) or load.name

@@ -179,6 +179,13 @@ def number(value: float) -> str:
     return f"{value:.3g}" if size >= 1e-4 else f"{value:.1e}"
 
 
+def measured(value: float) -> str:
+    """With three digits that count, whether they are zeros or not."""
+    if value == 0 or abs(value) >= 1000 or abs(value) < 1e-4:
+        return number(value)
+    return f"{value:#.3g}".removesuffix(".")
+
+
 @dataclass(frozen=True)
 class Unit:
     """What a number is shown in.
@@ -192,7 +199,7 @@ class Unit:
     factor: float
 
     def said(self, value: float) -> str:
-        return f"{number(value * self.factor)} {self.name}"
+        return f"{measured(value * self.factor)} {self.name}"
 
 
 def seconds(largest: float) -> Unit:

@@ -35,7 +35,7 @@ _RANKS = (50, 90, 95, 99)
 
 def throughput(gathered: Gathered, *, bare: bool = False) -> Drawing:
     """Output tokens per second against concurrency, of closed loops."""
-    groups = _groups(gathered, "concurrency", "output_tokens_per_s", _told_throughput)
+    groups = _groups(gathered, "concurrency", "throughput", _told_throughput)
     drawing = begun(
         "Throughput against concurrency",
         _repeated(groups, "mean of repeated runs; bars: the smallest and the largest"),
@@ -85,10 +85,7 @@ def ttft(gathered: Gathered, *, bare: bool = False) -> Drawing:
         tails = [_mean(p95 for _, p95 in at) * unit.factor for at in points.values()]
         style: dict[str, Any] = {"color": look.colour, "gid": f"series-{place}"}
         axes.plot(xs, medians, linestyle=look.linestyle, marker=look.marker, **style)
-        if len(xs) > 1:
-            axes.fill_between(xs, medians, tails, alpha=0.14, linewidth=0, **style)
-        else:
-            axes.vlines(xs, medians, tails, **style)
+        axes.fill_between(xs, medians, tails, alpha=0.14, linewidth=0, **style)
         for x, p50, p95 in zip(xs, medians, tails, strict=True):
             told = f"{number(x)} prompt tokens: p50 {number(p50)}, p95 {number(p95)} {unit.name}"
             drawing.mark(axes, x, p50, _of(name, told), place)
@@ -268,10 +265,13 @@ def _groups(gathered: Gathered, along: str, what: str, told: Told) -> dict[str, 
         raise CannotDraw("there is no run of bench, and no CSV of the testbed")
     of_trait = [load for load in loads if load.traits.get(along) is not None]
     if not of_trait:
-        raise CannotDraw(f"no run has {said(along, '').strip()} set")
+        raise CannotDraw(f"no run tells its {along.replace('_', ' ')}")
     known = [load for load in of_trait if told(load) is not None]
     if not known:
-        raise CannotDraw(f"no run tells its {what.replace('_', ' ')}")
+        raise CannotDraw(f"no run tells its {what}")
+    values = {load.traits[along] for load in known}
+    if len(values) < 2:
+        raise CannotDraw(f"all runs have {said(along, values.pop())}: it needs two values")
     return {
         name: _by_value(group, along, told)
         for name, group in series(known, along, *_TIED.get(along, ())).items()

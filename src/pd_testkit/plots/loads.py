@@ -37,6 +37,8 @@ MEASURES = (
 )
 """All names that `Load.measure` knows. Times are in seconds."""
 
+_TOLD_OTHERWISE = ("mode", "prefill", "decode", "cell")
+"""Tags; ``cell`` is only the name of a sweep's file."""
 _TESTBED = re.compile(r"run_model_(?P<model>.+)_conc(?P<c>\d+)_pt(?P<pt>\d+)_mt(?P<mt>\d+)")
 _TESTBED_COLUMNS = {"p50_ttft", "p95_ttft", "aggregate_throughput"}
 
@@ -150,9 +152,7 @@ def _traits(result: Result, mode: str) -> dict[str, Any]:
         "mode": mode or tags.get("mode"),
         "engines": f"{engines[0]}P {engines[1]}D" if None not in engines else None,
     }
-    traits |= {
-        name: value for name, value in tags.items() if name not in ("mode", "prefill", "decode")
-    }
+    traits |= {name: value for name, value in tags.items() if name not in _TOLD_OTHERWISE}
     for name in ("arrivals", "concurrency", "rate", "prompt_tokens", "max_tokens", "stream"):
         traits[name] = told.get(name)
     traits["commit"] = result.run.environment.get("commit") or None
@@ -217,7 +217,7 @@ class Gathered:
 
     Attributes:
         results: of result files.
-        loads: of these, and of CSVs.
+        loads: of these, but for bandwidth's, and of CSVs.
     """
 
     results: tuple[Result, ...]
@@ -254,7 +254,12 @@ def gather(paths: Sequence[Path]) -> Gathered:
         found = []
     results = tuple(map(read, found))
     beside = {path.with_suffix("") for path in found}
-    loads = [load for result in results for load in of_result(result)]
+    loads = [
+        load
+        for result in results
+        if result.run.command != "bandwidth"
+        for load in of_result(result)
+    ]
     for path, rows in by_csv.items():
         if path.with_suffix("") not in beside:
             loads += rows
@@ -283,22 +288,27 @@ def said(trait: str, value: Any) -> str:
     return _SAID[trait].format(value) if trait in _SAID else f"{trait} {value}"
 
 
+def telling_apart(loads: Sequence[Load]) -> list[str]:
+    """The traits that not all of them share."""
+    names = dict.fromkeys(name for load in loads for name in load.traits)
+    return [name for name in names if len({_key(load.traits.get(name)) for load in loads}) > 1]
+
+
+def words(load: Load, traits: Iterable[str]) -> str:
+    """These traits of it."""
+    return ", ".join(filter(None, (said(name, load.traits.get(name)) for name in traits)))
+
+
 def series(loads: Iterable[Load], *along: str) -> dict[str, list[Load]]:
     """Loads by what sets them apart, in words, other than the traits `along` which they are drawn.
 
     Loads that nothing sets apart are one series. Where all are one, its name is empty.
     """
     given = list(loads)
-    names = dict.fromkeys(name for load in given for name in load.traits)
-    apart = [
-        name
-        for name in names
-        if name not in along and len({_key(load.traits.get(name)) for load in given}) > 1
-    ]
+    apart = [name for name in telling_apart(given) if name not in along]
     found: dict[str, list[Load]] = {}
     for load in sorted(given, key=_order(given, apart)):
-        words = [said(name, load.traits.get(name)) for name in apart]
-        found.setdefault(", ".join(filter(None, words)), []).append(load)
+        found.setdefault(words(load, apart), []).append(load)
     if len(found) > 1 and "" in found:
         found = {name or "others": group for name, group in found.items()}
     return found

@@ -50,10 +50,6 @@ class Gated:
     word: str
     told: str
 
-    @property
-    def tone(self) -> str:
-        return "better" if self.word == "holds" else "worse"
-
 
 @dataclass(frozen=True)
 class Content:
@@ -83,8 +79,9 @@ def page(content: Content) -> str:
         kit=pd_testkit.__version__,
         style=Markup(_beside("page.css")),  # noqa: S704 - a file of the kit
         script=Markup(_beside("page.js")),  # noqa: S704 - a file of the kit
-        gates=content.gates,
+        gates=_gates(content.gates) if content.gates else None,
         loads=told.loads(gathered.loads) if gathered.loads else None,
+        shared=told.shared(gathered.loads) if gathered.loads else "",
         pairs=_compared(content.pairs),
         plots=list(_plots(gathered)),
         compared=[_mode_tables(each) for each in gathered.of("compare") if each.end],
@@ -120,6 +117,20 @@ def _plots(gathered: Gathered) -> Iterable[dict[str, Any]]:
                 if name
             ],
         }
+
+
+def _gates(gates: Sequence[Gated]) -> Table:
+    """What does not hold comes first."""
+    rows = [
+        [
+            Cell(gated.gate),
+            Cell(gated.name),
+            Cell(gated.word, None, "better" if gated.word == "holds" else "worse"),
+            Cell(gated.told),
+        ]
+        for gated in sorted(gates, key=lambda gated: gated.word)
+    ]
+    return Table(["fails if", "run", "", "measured"], rows, 4)
 
 
 def _variable(look: Look) -> str:
@@ -202,7 +213,9 @@ def _accuracy(document: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         "succeeded": bool(document["succeeded"]),
-        "facts": list(told.flat({k: v for k, v in document.items() if k != "checks"})),
+        "facts": list(
+            told.flat({k: document[k] for k in document if k not in ("checks", "succeeded")})
+        ),
         "table": Table(["check", "outcome", "told", "took"], rows, 3),
     }
 

@@ -93,7 +93,8 @@ def report(
         click.echo(problem, err=True)
         sys.exit(2)
     paired = pairs(gathered.loads, before.loads if before else ())
-    judged = [_judged(gate, pair) for gate in gates for pair in paired]
+    asked = [pair for pair in paired if any(pair.now[0].told.values())]
+    judged = [_judged(gate, pair) for gate in gates for pair in asked]
     content = Content(
         gathered,
         paired if before else None,
@@ -109,9 +110,11 @@ def report(
         sys.exit(2)
     for verdict, gated in judged:
         if verdict.fails is not False:
-            click.echo(f"{gated.gate} {gated.word} for {gated.name}: {gated.told}", err=True)
+            click.echo(f"{gated.gate} {gated.word}: {gated.name}: {gated.told}", err=True)
+    if gates and not judged:
+        click.echo("no gate can be judged: there is no run with requests", err=True)
     click.echo(output)
-    sys.exit(_code(verdict for verdict, _ in judged))
+    sys.exit(_code([verdict.fails for verdict, _ in judged] if judged or not gates else [None]))
 
 
 def _judged(gate: Gate, pair: Pair) -> tuple[Verdict, Gated]:
@@ -131,8 +134,7 @@ def _values(verdict: Verdict) -> Iterable[str]:
         yield f"{name} {shown(name, value)}{against}"
 
 
-def _code(verdicts: Iterable[Verdict]) -> int:
-    found = [verdict.fails for verdict in verdicts]
+def _code(found: Sequence[bool | None]) -> int:
     return 1 if True in found else 2 if None in found else 0
 
 

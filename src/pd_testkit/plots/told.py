@@ -9,8 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pd_testkit.bench.results import Result
+from pd_testkit.plots.drawing import measured as digits
 from pd_testkit.plots.drawing import number, octets, seconds
-from pd_testkit.plots.loads import DISTRIBUTIONS, STATISTICS, Load, said, state
+from pd_testkit.plots.loads import (
+    DISTRIBUTIONS,
+    STATISTICS,
+    Load,
+    said,
+    state,
+    telling_apart,
+)
 
 NOTHING = "–"
 _EXAMPLES = 3
@@ -41,8 +49,8 @@ class Table(NamedTuple):
     words: int = 1
 
 
-_UNITS = {"throughput": "tok/s", "total_throughput": "tok/s", "requests_per_s": "/s"}
-_UNITS |= {"goodput": "/s", "tps": "tok/s"}
+_UNITS = {"throughput": " tok/s", "total_throughput": " tok/s", "requests_per_s": "/s"}
+_UNITS |= {"goodput": "/s", "tps": " tok/s"}
 
 
 def shown(measure: str, value: float | None) -> str:
@@ -53,11 +61,11 @@ def shown(measure: str, value: float | None) -> str:
     if of in DISTRIBUTIONS and of != "tps":
         return seconds(abs(value)).said(value)
     if measure == "seconds":
-        return f"{number(value)} s"
+        return f"{digits(value)} s"
     if measure == "error_rate":
-        return f"{number(100 * value)} %"
+        return f"{digits(100 * value)} %"
     unit = _UNITS.get(measure) or _UNITS.get(of)
-    return f"{number(value)} {unit}" if unit else number(value)
+    return f"{digits(value)}{unit}" if unit else number(value)
 
 
 def measured(measure: str, value: float | None, tone: str = "") -> Cell:
@@ -68,7 +76,7 @@ _OF_A_LOAD = {
     "requests": "requests",
     "errors": "errors",
     "throughput": "throughput",
-    "requests_per_s": "requests",
+    "requests_per_s": "answers",
     "p50_ttft": "TTFT p50",
     "p95_ttft": "TTFT p95",
     "p50_itl": "ITL p50",
@@ -80,7 +88,8 @@ _OF_A_LOAD = {
 
 
 def loads(given: Sequence[Load]) -> Table:
-    """A row each; columns that nothing is known for are left out."""
+    """A row each, with what sets them apart; columns that nothing is known for are left out."""
+    apart = _columns(given)
     columns = {
         name: head
         for name, head in _OF_A_LOAD.items()
@@ -89,8 +98,10 @@ def loads(given: Sequence[Load]) -> Table:
     rows = [
         [
             Cell(load.name),
-            Cell(_configuration(load)),
-            Cell(load.state or "whole" if load.command != "testbed" else "CSV", None, _tone(load)),
+            Cell(
+                f"{load.command}, {load.state}" if load.state else load.command, None, _tone(load)
+            ),
+            *(_trait(load, name) for name in apart),
             *(
                 measured(
                     name,
@@ -102,16 +113,41 @@ def loads(given: Sequence[Load]) -> Table:
         ]
         for load in given
     ]
-    return Table(["run", "configuration", "state", *columns.values()], rows, 3)
+    heads = ["run", "of", *(name.replace("_", " ") for name in apart), *columns.values()]
+    return Table(heads, rows, 2)
 
 
 def _tone(load: Load) -> str:
     return "worse" if load.state else ""
 
 
-def _configuration(load: Load) -> str:
-    traits = [said(name, value) for name, value in load.traits.items() if name != "label"]
-    return ", ".join(filter(None, [load.command, *traits]))
+def shared(given: Sequence[Load]) -> str:
+    """What all loads have in common, as far as it is known of them, in words."""
+    apart = ("label", *_columns(given))
+    known = {
+        name: value
+        for load in given
+        for name, value in load.traits.items()
+        if name not in apart and value is not None
+    }
+    return ", ".join(said(name, value) for name, value in known.items())
+
+
+def _columns(given: Sequence[Load]) -> list[str]:
+    """Traits of which there are two values, unknown ones not counted; a label is a name already."""
+    return [
+        name
+        for name in telling_apart(given)
+        if name != "label"
+        and len({str(v) for load in given if (v := load.traits.get(name)) is not None}) > 1
+    ]
+
+
+def _trait(load: Load, name: str) -> Cell:
+    value = load.traits.get(name)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Cell(number(value), value)
+    return Cell(said(name, value) or NOTHING)
 
 
 def statistics(load: Load) -> Table | None:
@@ -173,7 +209,7 @@ def pairs(summary: Mapping[str, Any]) -> Table:
         largest = max(map(abs, (pair["difference_s"], *known)))
         unit = seconds(largest)
         low, middle, high = (
-            number(each * unit.factor) for each in (known[0], pair["difference_s"], known[1])
+            digits(each * unit.factor) for each in (known[0], pair["difference_s"], known[1])
         )
         rows.append(
             [
