@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import queue
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import zmq
 from pd_testkit.engine.transports.jobs import Ask, Frames, Job
 from pd_testkit.engine.transports.protocol import MAX_MESSAGE, Malformed, decode_answer
 from pd_testkit.fabric import Status
+from pd_testkit.reference.paths import zmq_path
 
 WINDOW = 4
 """Requests that a peer has to answer at a time: enough to keep both sides busy."""
@@ -41,6 +43,24 @@ class _Peer:
     due: dict[int, tuple[Job, Ask]] = field(default_factory=dict)
     heard: float = 0.0
     """When it answered last, or began to have something to answer."""
+
+
+def open_on(
+    host: str,
+    answer: Callable[[Sequence[Any]], Frames],
+    *,
+    patience_s: float,
+    clock: Callable[[], float],
+) -> tuple[Endpoint, str]:
+    """An endpoint over TCP at any port of a host, and where peers find it: ZMQ itself tells of an
+    IPv4 address as an IPv6 one.
+
+    Raises:
+        OSError: nothing can be bound to there.
+    """
+    address = str(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][4][0])
+    endpoint = Endpoint(zmq_path("tcp", address, 0), answer, patience_s=patience_s, clock=clock)
+    return endpoint, zmq_path("tcp", address, int(endpoint.address.rpartition(":")[2]))
 
 
 class Endpoint:

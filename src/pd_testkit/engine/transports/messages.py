@@ -5,14 +5,13 @@ A write that fails because the connection broke may still place what the peer ha
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from pd_testkit.engine.transports.endpoint import Endpoint
+from pd_testkit.engine.transports.endpoint import open_on
 from pd_testkit.engine.transports.jobs import Ask, Frames, Job, notification
 from pd_testkit.engine.transports.network import EngineTransport
 from pd_testkit.engine.transports.pieces import pieces
@@ -32,7 +31,6 @@ from pd_testkit.engine.transports.transfer import Order, Transfer
 from pd_testkit.fabric import Notification, Status
 from pd_testkit.fabric.batch import Batch, Offsets, copy
 from pd_testkit.fabric.memory import Bytes
-from pd_testkit.reference.paths import zmq_path
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,15 +62,10 @@ class Messages(EngineTransport):
     ) -> None:
         super().__init__(name, clock, wake)
         self._service = Service(name, self._regions, wake)
-        address = str(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][4][0])
-        self._endpoint = Endpoint(
-            zmq_path("tcp", address, 0),
-            self._service.answer,
-            patience_s=patience_s,
-            clock=clock,
+        self._endpoint, path = open_on(
+            host, self._service.answer, patience_s=patience_s, clock=clock
         )
-        port = int(self._endpoint.address.rpartition(":")[2])
-        self._place = Place(zmq_path("tcp", address, port))
+        self._place = Place(path)
 
     def notifications(self) -> list[Notification]:
         return self._service.notifications()

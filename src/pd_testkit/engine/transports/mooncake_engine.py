@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from pd_testkit.engine.transports.endpoint import Endpoint
+from pd_testkit.engine.transports.endpoint import open_on
 from pd_testkit.engine.transports.jobs import Job, notification
 from pd_testkit.engine.transports.network import EngineTransport, MissingPackage
 from pd_testkit.engine.transports.regions import Region
@@ -26,7 +26,6 @@ from pd_testkit.engine.transports.service import Service
 from pd_testkit.engine.transports.transfer import Order, Transfer
 from pd_testkit.fabric import Notification, Status
 from pd_testkit.fabric.memory import Bytes
-from pd_testkit.reference.paths import zmq_path
 
 _ENTRIES = 1024
 """Of a batch: Mooncake refuses more than twice as many."""
@@ -76,16 +75,10 @@ class Mooncake(EngineTransport):
         # Other protocols than TCP are taken too, and then TCP is used.
         if self._engine.initialize(address, "P2PHANDSHAKE", "tcp", ""):
             raise OSError(f"Mooncake cannot listen on {host}")
-        self._endpoint = Endpoint(
-            zmq_path("tcp", address, 0),
-            self._service.answer,
-            patience_s=patience_s,
-            clock=clock,
+        self._endpoint, path = open_on(
+            host, self._service.answer, patience_s=patience_s, clock=clock
         )
-        port = int(self._endpoint.address.rpartition(":")[2])
-        self._place = Place(
-            f"{address}:{self._engine.get_rpc_port()}", zmq_path("tcp", address, port)
-        )
+        self._place = Place(f"{address}:{self._engine.get_rpc_port()}", path)
         self._orders: queue.SimpleQueue[tuple[Order, Transfer] | None] = queue.SimpleQueue()
         self._idle = threading.Condition()
         self._moving: Region | None = None
