@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,8 @@ class Batch:
     samples: Sequence[bool]
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True)
+class Group:
     """Requests that have as many new tokens each, and attend together.
 
     Attributes:
@@ -92,9 +93,8 @@ class Rows:
         longest = max(ends)
         needed = -(-longest // self.block_size)
         blocks = np.array([[*table[:needed], *[0] * (needed - len(table))] for table in tables])
-        tokens = (blocks[:, :, np.newaxis] * self._of_block + self._of_tokens).reshape(
-            len(ends), -1
-        )
+        tokens = blocks[:, :, np.newaxis] * self._of_block + self._of_tokens
+        tokens = tokens.reshape(len(ends), -1)
         if min(ends) == longest:
             tokens = tokens[:, :longest]
         else:

@@ -157,7 +157,7 @@ class RankShard:
     def attention(
         self, layer: int, h: torch.Tensor, turns: torch.Tensor, step: Step, caches: Caches
     ) -> torch.Tensor:
-        """Its part of what attention adds, (token, width), `FOLD` times as large and not folded yet.
+        """Its part of what attention adds, (token, width), `FOLD` times as large and unfolded.
         Writes the tokens' KV."""
         return self._attention[layer](h, turns, step, caches)
 
@@ -183,10 +183,8 @@ class _HeadAttention:
             weights.key[:, kv_heads],
             weights.value[:, kv_heads],
         )
-        _, kv_heads, self._head_dim = key.shape
-        self._turned = query.shape[1] + kv_heads
-        self._parts = (query.shape[1], 2 * kv_heads)
-        self._kv_parts = (kv_heads, kv_heads)
+        own, (_, held, self._head_dim) = query.shape[1], key.shape
+        self._turned, self._parts, self._kv_parts = own + held, (own, 2 * held), (held, held)
         self._project = torch.cat((query, key, value), 1).flatten(1).to(output.device)
         self._output = output
         self._key_cache, self._value_cache = f"{layer}.k", f"{layer}.v"
