@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from pd_testkit.engine.core import EngineCore
-from pd_testkit.engine.generation import Generation, Hold, Load, Sampling, Stats, Token
+from pd_testkit.engine.counts import Stats
+from pd_testkit.engine.generation import Generation, Hold, Load, Sampling, Token
 from pd_testkit.engine.model import Decoder
 from pd_testkit.engine.monolith import Monolith
 from pd_testkit.engine.settings import Settings

@@ -11,9 +11,10 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from pd_testkit.engine.counts import Stats, Transferred
 from pd_testkit.engine.exchange import Engine
 from pd_testkit.engine.faults import Faults, parse
-from pd_testkit.engine.generation import Generation, Load, Stats, Token, Transferred
+from pd_testkit.engine.generation import Generation, Load, Token
 from pd_testkit.engine.metrics import Metrics
 from pd_testkit.engine.openai import Limits
 from pd_testkit.engine.server import Server

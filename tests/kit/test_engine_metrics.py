@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pd_testkit.engine.generation import Stats, Transferred
+from pd_testkit.engine.counts import Stats, Transferred
 from pd_testkit.engine.metrics import Metrics
 
 NOW = Stats(

@@ -91,12 +91,52 @@ def test_logprobs_are_told_of_as_many_as_asked_for_and_there_are() -> None:
 def test_the_end_is_not_chosen_before_min_tokens(temperature: float) -> None:
     sampling = Sampling(temperature=temperature, min_tokens=2, logprobs=1)
     generator = random.Random(1)
-    for answered in (0, 1):
-        chosen = choose(LOGITS, sampling, generator, answered=answered, ends={1, 3})
+    for answer in ((), (0,)):
+        chosen = choose(LOGITS, sampling, generator, answer=answer, ends={1, 3})
         assert chosen.id in {0, 2}
         assert chosen.top[0][0] == 1  # what the model would have said
-    ended = {choose(LOGITS, sampling, generator, answered=2, ends={1, 3}).id for _ in range(20)}
+    ended = {choose(LOGITS, sampling, generator, answer=(0, 0), ends={1, 3}).id for _ in range(20)}
     assert ended & {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "prompt", "answer", "chosen"),
+    [
+        # Token 1 leads token 3 by ln 2 = 0.69.
+        (Sampling(presence_penalty=0.6), (), (1, 1, 1), 1),
+        (Sampling(presence_penalty=0.8), (), (1,), 3),
+        (Sampling(presence_penalty=0.8), (1,), (), 1),
+        (Sampling(presence_penalty=-0.8), (), (3,), 3),
+        (Sampling(frequency_penalty=0.6), (), (1,), 1),
+        (Sampling(frequency_penalty=0.6), (), (1, 0, 1), 3),
+        (Sampling(frequency_penalty=-0.4), (), (3, 3), 3),
+        # Their logits are 2.31 and 1.61.
+        (Sampling(repetition_penalty=1.4), (1, 1), (), 1),
+        (Sampling(repetition_penalty=1.5), (1, 1), (), 3),
+        (Sampling(repetition_penalty=1.5), (), (1,), 3),
+        (Sampling(repetition_penalty=0.5), (3,), (), 3),
+    ],
+)
+def test_penalties_count_what_was_said(
+    sampling: Sampling, prompt: tuple[int, ...], answer: tuple[int, ...], chosen: int
+) -> None:
+    before = LOGITS.clone()
+    found = choose(LOGITS, sampling, random.Random(1), prompt=prompt, answer=answer)
+    assert found.id == chosen
+    assert torch.equal(LOGITS, before)
+
+
+def test_a_repetition_penalty_makes_negative_logits_less() -> None:
+    logits = torch.tensor([-1.0, -1.2], dtype=torch.float64)
+    sampling = Sampling(repetition_penalty=1.3)
+    assert choose(logits, sampling, random.Random(1), prompt=(0,)).id == 1
+
+
+def test_told_probabilities_are_those_before_penalties() -> None:
+    sampling = Sampling(presence_penalty=2.0, frequency_penalty=2.0, logprobs=1)
+    found = choose(LOGITS, sampling, random.Random(1), answer=(1,))
+    assert (found.id, found.logprob) == (3, pytest.approx(math.log(0.25)))
+    assert found.top == ((1, pytest.approx(math.log(0.5))),)
 
 
 def test_an_end_that_is_ignored_is_a_token_like_any_other() -> None:

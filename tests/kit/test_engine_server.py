@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pd_testkit.engine.generation import Generation, LoadFailed, Sampling, Stats, Token, TooLong
+from pd_testkit.engine.counts import Stats
+from pd_testkit.engine.generation import Generation, LoadFailed, Sampling, Token, TooLong
 from tests.kit.scripted_engine import Answer, Client, ScriptedCore, letters, serving, text
 
 
@@ -115,6 +116,9 @@ def test_sampling_is_what_was_asked_for() -> None:
             temperature=0,
             top_p=0.5,
             top_k=-1,
+            presence_penalty=-0.5,
+            frequency_penalty=1.5,
+            repetition_penalty=1.2,
             seed=7,
             stop=["x", "yz"],
             ignore_eos=True,
@@ -123,7 +127,7 @@ def test_sampling_is_what_was_asked_for() -> None:
         )
         await client.complete(stop="x", top_k=3)
         await client.chat()
-        expected = Sampling(9, 2, 0.0, 0.5, 0, 7, None, ("x", "yz"), True)
+        expected = Sampling(9, 2, 0.0, 0.5, 0, -0.5, 1.5, 1.2, 7, None, ("x", "yz"), True)
         assert core.generations[0].sampling == expected
         # OpenAI's defaults: 16 tokens at temperature 1; a chat has the rest of the context.
         assert core.generations[1].sampling == Sampling(16, temperature=1.0, top_k=3, stop=("x",))
@@ -324,6 +328,10 @@ def test_a_client_that_leaves_aborts_its_answers() -> None:
         ({"temperature": -1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"top_k": -2}, "top_k"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": "1"}, "repetition_penalty"),
         ({"n": 0}, "n"),
         ({"n": 129}, "n"),
         ({"best_of": 2}, "best_of"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from pd_testkit.engine.generation import Transferred
+from pd_testkit.engine.counts import Transferred
 from pd_testkit.engine.rank import Rank
 from pd_testkit.reference.aggregator import Aggregator, Finished
 from pd_testkit.reference.completions import Completions, Received

@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from pd_testkit.engine import side_channels
 from pd_testkit.engine.connector import Connector, TransferFaults
-from pd_testkit.engine.counts import total
-from pd_testkit.engine.generation import Generation, Hold, Load, Stats, Token, TooLong, Transferred
+from pd_testkit.engine.counts import Stats, Transferred, total
+from pd_testkit.engine.generation import Generation, Hold, Load, Token, TooLong
 from pd_testkit.engine.model import Model
 from pd_testkit.engine.progress import Progress, answer_limit
 from pd_testkit.engine.rank import Rank, RankTransport

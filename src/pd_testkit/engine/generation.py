@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pd_testkit.engine.counts import Stats, Transferred
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -14,6 +16,10 @@ class Sampling:
     Attributes:
         temperature: 0 takes the likeliest token.
         top_p, top_k: of which the others are left out; 1.0 and 0 leave none out.
+        presence_penalty, frequency_penalty: what a token's logit loses if it is in the answer
+            already, and for each time that it is; 0.0 is none, less makes it likelier.
+        repetition_penalty: by which the logit of a token of prompt or answer is divided, or
+            multiplied if it is negative; 1.0 is none.
         seed: of this answer's own random numbers; the same seed gives the same answer.
         logprobs: likeliest tokens to tell of beside each chosen one; None: no probabilities.
         stop: texts that end the answer, and are not part of it.
@@ -25,6 +31,9 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int | None = None
     logprobs: int | None = None
     stop: tuple[str, ...] = ()
@@ -167,56 +176,3 @@ class Core(Protocol):
     @property
     def alive(self) -> bool:
         """It can serve: started, not closed, and its steps go on."""
-
-
-@dataclass(frozen=True)
-class Transferred:
-    """One request's load, over all of an engine's TP ranks: of the longest, or their sum."""
-
-    seconds: float
-    post_seconds: float
-    bytes: int
-    descriptors: int
-    dp_rank: int = 0
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Gauges of now and counters since the start, of one data-parallel rank or of all.
-
-    Seconds are of `time.monotonic`. ``external`` counts tokens that came, or could have come, from
-    a P.
-    """
-
-    running: int = 0
-    waiting: int = 0
-    loading: int = 0
-    held: int = 0
-    """Requests whose blocks are kept for a D."""
-    kv_usage: float = 0.0
-    """Share of the blocks in use, from 0 to 1."""
-    free_blocks: int = 0
-    blocks: int = 0
-    prefix_queries: int = 0
-    """Tokens looked up in this engine's own cache, and of them found: `prefix_hits`."""
-    prefix_hits: int = 0
-    external_queries: int = 0
-    external_hits: int = 0
-    preemptions: int = 0
-    prompt_tokens: int = 0
-    computed_tokens: int = 0
-    """Of prompts, by this engine's model: neither cached nor loaded."""
-    generated_tokens: int = 0
-    transfers: int = 0
-    """Loads that ended well."""
-    failed_transfers: int = 0
-    failed_digests: int = 0
-    """Of them, those whose bytes were not what P said they are."""
-    expired_holds: int = 0
-    """Requests whose blocks no D came for in time."""
-    transfer_bytes: int = 0
-    transfer_descriptors: int = 0
-    """Ranges that were copied."""
-    transfer_seconds: float = 0.0
-    post_seconds: float = 0.0
-    """Spent posting them."""

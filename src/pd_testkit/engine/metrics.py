@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from pd_testkit.engine.generation import Stats, Transferred
+from pd_testkit.engine.counts import Stats, Transferred
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -87,6 +87,9 @@ class _Request(msgspec.Struct):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     n: int | None = None
     best_of: int | None = None
@@ -320,6 +323,9 @@ def _sampling(
         _within(request.temperature, "temperature", 0.0, 100.0, 1.0),
         _within(request.top_p, "top_p", 1e-9, 1.0, 1.0),
         max(0, top_k),
+        _within(request.presence_penalty, "presence_penalty", -2.0, 2.0, 0.0),
+        _within(request.frequency_penalty, "frequency_penalty", -2.0, 2.0, 0.0),
+        _within(request.repetition_penalty, "repetition_penalty", 1e-9, 1e9, 1.0),
         request.seed,
         top,
         tuple(stop),

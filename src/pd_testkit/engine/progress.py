@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 import torch
 
-from pd_testkit.engine.generation import Course, Generation, Hold, Token, Transferred
+from pd_testkit.engine.counts import Transferred
+from pd_testkit.engine.generation import Course, Generation, Hold, Token
 from pd_testkit.engine.sampling import Choice, choose
 from pd_testkit.engine.tokenizer import StopMatcher, Tokenizer
 from pd_testkit.reference.request import Request
@@ -54,9 +55,14 @@ class Progress:
 
     def choose(self, logits: torch.Tensor) -> Choice:
         """The next token."""
-        answered = len(self.request.output)
-        sampling = self.generation.sampling
-        return choose(logits, sampling, self._generator, answered=answered, ends=self._ends)
+        return choose(
+            logits,
+            self.generation.sampling,
+            self._generator,
+            prompt=self.request.prompt,
+            answer=self.request.output,
+            ends=self._ends,
+        )
 
     def push(self, choice: Choice) -> Token:
         """The token that was chosen next, which the request does not have yet."""

@@ -8,16 +8,14 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from pd_testkit.engine.connector import Connector, Report
-from pd_testkit.engine.counts import Counts
+from pd_testkit.engine.counts import Counts, Stats, Transferred
 from pd_testkit.engine.generation import (
     Generation,
     Hold,
     Load,
     LoadFailed,
-    Stats,
     Token,
     TooLong,
-    Transferred,
 )
 from pd_testkit.engine.model import Batch, Model
 from pd_testkit.engine.progress import Progress, answer_limit, span
