@@ -110,8 +110,9 @@ CONNECTORS: dict[str, Connector] = {
             ),
             packages={"nixl": "nixl==1.5.1 and nixl_cu12==1.5.1, both with --no-deps"},
             modes=("read",),
-            # Seconds, for P's blocks that nobody fetches; D renews it every sixth of that.
-            extra={"kv_lease_duration": 6},
+            # Seconds, for P's blocks that nobody fetches; D renews it every sixth of that. And no
+            # UCX worker for each of four threads: NIXL's thread that polls moves these few bytes.
+            extra={"kv_lease_duration": 6, "num_threads": 0},
             variables={
                 "VLLM_NIXL_SIDE_CHANNEL_HOST": "{host}",
                 "VLLM_NIXL_SIDE_CHANNEL_PORT": "{port}",
