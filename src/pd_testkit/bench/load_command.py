@@ -121,6 +121,7 @@ def bench(
     if resume is not None:
         told = _resumed(told, resume)
     try:
+        load.plan(Texts.estimated(), "", seed, "")  # its files are read before anybody is asked
         status = _run(_measured(told))
     except (Unexpected, NoWorkload, OSError) as problem:
         click.echo(str(problem), err=True)
