@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ _LOOK_S = 1.0
 """Timelines are fetched so often: they remember the last few thousand requests."""
 _SETTLING_S = 1.0
 """P hears later than the client that D has its blocks."""
+_EXPORTING_S = 6.0
+"""OpenTelemetry's exporters gather spans for 5 seconds, where nothing else is set."""
 _ASK_S = 0.05
 
 
@@ -77,12 +80,14 @@ class Trace:
 
     Attributes:
         spans: that engines have exported; may be added to until it is written.
+        awaited: of each request, so many spans of engines are waited for.
     """
 
     def __init__(self, epoch: float, sources: Sequence[Source]) -> None:
         self._epoch = epoch
         self._sources = sources
         self.spans: list[Span] = []
+        self.awaited = 0
 
     async def fetch(self) -> None:
         await asyncio.gather(*(source.fetch() for source in self._sources))
@@ -94,9 +99,9 @@ class Trace:
             OSError: it cannot.
             ValueError: a timeline has something else in it.
         """
-        deadline = time.monotonic() + _SETTLING_S
+        deadline = time.monotonic() + (_EXPORTING_S if self.awaited else _SETTLING_S)
         lives = await self._lives(requests)
-        while _held(lives) and time.monotonic() < deadline:
+        while (_held(lives) or self._lacks(requests)) and time.monotonic() < deadline:
             await asyncio.sleep(_ASK_S)
             lives = await self._lives(requests)
         ours = {trace_id(life.request.request_id) for life in lives}
@@ -119,6 +124,17 @@ class Trace:
             if each.lost
         ]
         return Told(waits.table(lives), tuple(unknown))
+
+    def _lacks(self, requests: Sequence[Request]) -> bool:
+        """Of a request that was answered, spans are still to come."""
+        if not self.awaited:
+            return False
+        come = Counter(span.trace_id for span, _ in answers(self.spans))
+        return any(
+            come[trace_id(request.request_id)] < self.awaited
+            for request in requests
+            if not request.error
+        )
 
     async def _lives(self, requests: Sequence[Request]) -> list[Life]:
         await self.fetch()

@@ -105,6 +105,7 @@ async def traced(recording: Recording, wanted: Wanted | None) -> AsyncIterator[N
                 extra = "pip install 'pd-testkit[trace]'"
                 raise click.UsageError(f"--otlp-port needs opentelemetry-proto: {extra}") from None
             click.echo(f"spans are taken at {url}", err=True)
+            trace.awaited = 2 if recording.found.engines.prefill else 1
         yield
         unknown = []
         if wanted.otlp is not None:
