@@ -150,8 +150,8 @@ def pair(mean: float, low: float | None, high: float | None) -> Pair:
         ),
         (
             pair(-0.5, None, None),
-            "ppd against pd: 500.0 ms less per conversation (1.33x); whether that is more than "
-            "noise 8 conversations do not tell",
+            "ppd against pd: 500.0 ms less per conversation (1.33x); whether that is noise takes "
+            "4 conversations to tell: --repeats",
         ),
     ],
 )

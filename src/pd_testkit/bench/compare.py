@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pd_testkit.bench.bootstrap import Interval, mean_interval
+from pd_testkit.bench.bootstrap import FEWEST, Interval, mean_interval
 from pd_testkit.bench.measures import timing
 from pd_testkit.bench.results import Counted, Request
 from pd_testkit.bench.turns import Movement, Turn, turns
@@ -246,7 +246,7 @@ def verdict(pair: Pair) -> str:
     head = f"{pair.mode} against {pair.baseline}: {_ms(abs(each.mean))} ms "
     head += f"{'less' if less else 'more'} per conversation ({pair.speedup:.2f}x)"
     if each.low is None or each.high is None:
-        return f"{head}; whether that is more than noise {each.count} conversations do not tell"
+        return f"{head}; whether that is noise takes {FEWEST} conversations to tell: --repeats"
     low, high = sorted((-each.low, -each.high)) if less else (each.low, each.high)
     told = "more than noise" if each.apart else "no more than noise"
     return (
