@@ -46,6 +46,8 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/merge_blocks.py
 	$(BIN)/python benchmarks/plugin_load.py
 	$(BIN)/python benchmarks/proxy.py --check
+	$(BIN)/python benchmarks/transports.py
+	$(BIN)/python benchmarks/engine.py --check
 
 soak: $(VENV)/.ready
 	$(BIN)/python benchmarks/hundred_runs.py
