@@ -49,8 +49,13 @@ def bench(given: dict[str, str], tags: dict[str, str]) -> int:
             print("no model")
             return 2
         if does == "hangs":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
             Path(fifo).write_text("here")
-            signal.pause()
+            try:
+                signal.pause()
+            finally:
+                if Path(fifo).is_fifo():
+                    Path(fifo).write_text("told to end")
         answer = Request(index=0, due=0.0, sent=0.0, ended=2.0, pieces=(1.0, 2.0), output_tokens=4)
         writer.write(answer)
         writer.write(End(ended=2.0, summary=results_of(answer)))

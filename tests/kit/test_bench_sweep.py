@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pd_testkit.bench import sweep_cells
+from pd_testkit.bench import sweep_bench_command, sweep_cells
 from pd_testkit.bench.load_command import bench
+from pd_testkit.bench.sweep_bench import BenchSweep
 from pd_testkit.bench.sweep_cells import LOAD, Cell, by_stack, cell
 from pd_testkit.bench.sweep_command import sweep
 from pd_testkit.bench.sweep_matrix import Case
@@ -124,12 +126,12 @@ def test_a_deployment_that_runs_takes_no_settings_of_a_stack() -> None:
 
 # How they are gone through
 
-SWEEP = """
+KIT = (sys.executable, "-m", "tests.kit.scripted_kit")
+SWEEP = f"""
 import functools, sys
 from pd_testkit.bench import sweep_bench_command
 from pd_testkit.bench.sweep_bench import BenchSweep
-kit = (sys.executable, "-m", "tests.kit.scripted_kit")
-sweep_bench_command.BenchSweep = functools.partial(BenchSweep, kit=kit)
+sweep_bench_command.BenchSweep = functools.partial(BenchSweep, kit={KIT})
 sweep_bench_command.bench(sys.argv[1:])
 """
 ROOT = Path(__file__).parents[2]
@@ -151,21 +153,18 @@ class Sweeping:
         )
         self._file.write_text(f'[settings]\nconcurrency = 1\nprompts = "passes"\n{text}')
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        words = [str(self._file), "--folder", str(self.out), "--json", str(self.folder / "told")]
-        return subprocess.Popen(
-            [sys.executable, "-c", SWEEP, *words, *arguments],
-            cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("PD_")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self) -> subprocess.Popen[str]:
+        """In a process of its own, which can be killed."""
+        words = [sys.executable, "-c", SWEEP, *self._words()]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(self, *arguments: str) -> int:
-        with self.start(*arguments) as process:
-            self.stdout, self.stderr = process.communicate(timeout=PATIENCE_S)
-        return process.returncode
+        result = CliRunner().invoke(sweep_bench_command.bench, [*self._words(), *arguments])
+        self.stdout, self.stderr = result.stdout, result.stderr
+        return result.exit_code
+
+    def _words(self) -> list[str]:
+        return [str(self._file), "--folder", str(self.out), "--json", str(self.folder / "told")]
 
     def outcomes(self) -> dict[str, str]:
         told = json.loads((self.folder / "told").read_text())
@@ -187,7 +186,11 @@ class Sweeping:
 
 
 @pytest.fixture
-def sweeping(tmp_path: Path) -> Sweeping:
+def sweeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeping:
+    monkeypatch.chdir(ROOT)
+    for name in ("ENDPOINT", "PREFILL_ENDPOINTS", "DECODE_ENDPOINTS", "MODEL"):
+        monkeypatch.delenv(f"PD_{name}", raising=False)
+    monkeypatch.setattr(sweep_bench_command, "BenchSweep", functools.partial(BenchSweep, kit=KIT))
     return Sweeping(tmp_path)
 
 
@@ -215,7 +218,7 @@ def test_a_stack_is_brought_up_once_and_its_mode_is_switched(sweeping: Sweeping)
     assert {row["wall_time_sec"] for row in rows} == {"2"}
 
 
-def test_what_fails_does_not_stop_the_others_and_is_run_again(sweeping: Sweeping) -> None:
+def test_what_fails_does_not_stop_the_others(sweeping: Sweeping) -> None:
     sweeping.cells(
         'fails prompts = "fails"', 'down model = "breaks"', 'nomode mode = "no"', "passes rate = 1"
     )
@@ -229,38 +232,52 @@ def test_what_fails_does_not_stop_the_others_and_is_run_again(sweeping: Sweeping
     assert details["fails"] == "exit status 2: no model"
     assert details["down"] == "exit status 2: prefill-0 did not start: port taken"
     assert details["nomode"].startswith("the router has no mode 'no': status 404")
-    assert sweeping.run() == 1
-    assert sweeping.outcomes()["passes"] == "known"
-    assert sweeping.ran() == 3
 
 
 def test_what_is_measured_is_not_measured_again(sweeping: Sweeping) -> None:
-    sweeping.cells("a rate = 1", "b rate = 2")
-    assert sweeping.run() == 0, sweeping.stderr
-    sweeping.cells("a rate = 1", "b rate = 3")
-    assert sweeping.run() == 0
-    assert sweeping.outcomes() == {"a": "known", "b": "measured"}
-    assert sweeping.run() == 0
-    assert sweeping.stacks() == ["None", "None"]
-    assert sweeping.run("--seed", "1") == 0
+    with serving(Deployment()) as deployment:
+        there = ("--endpoint", deployment.url, "--model", "m")
+        sweeping.cells("a rate = 1", "b rate = 2")
+        assert sweeping.run(*there) == 0, sweeping.stderr
+        sweeping.cells("a rate = 1", "b rate = 3")
+        assert sweeping.run(*there) == 0
+        assert sweeping.outcomes() == {"a": "known", "b": "measured"}
+        assert sweeping.run(*there, "--seed", "1") == 0
     assert sweeping.outcomes() == {"a": "measured", "b": "measured"}
+
+
+def test_what_failed_is_measured_again(sweeping: Sweeping) -> None:
+    with serving(Deployment()) as deployment:
+        there = ("--endpoint", deployment.url, "--model", "m")
+        sweeping.cells('a prompts = "fails"')
+        assert sweeping.run(*there) == sweeping.run(*there) == 1
+    assert sweeping.ran() == 2
+
+
+def test_what_is_all_known_needs_no_stack(sweeping: Sweeping) -> None:
+    sweeping.cells("a rate = 1")
+    assert sweeping.run() == 0, sweeping.stderr
+    assert sweeping.run() == 0
+    assert sweeping.outcomes() == {"a": "known"}
+    assert sweeping.stacks() == ["None"]
+    assert sweeping.run("--fresh") == 0
+    assert sweeping.outcomes() == {"a": "measured"}
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_sweep_that_is_stopped_goes_on_later(
     sweeping: Sweeping, number: signal.Signals, status: int
 ) -> None:
-    """The stack goes down with it, however it ends."""
+    """What it runs ends with it, by whatever it does."""
     fifo = sweeping.folder / "fifo"
     os.mkfifo(fifo)
     sweeping.cells("a rate = 1", f'b prompts = "hangs={fifo}"', "c rate = 2")
     with sweeping.start() as process:
         assert fifo.read_text() == "here"
         process.send_signal(number)
+        assert fifo.read_text() == "told to end"
         process.communicate(timeout=PATIENCE_S)
     assert process.returncode == status
-    fifo.unlink()
-    fifo.touch()
     if number == signal.SIGINT:
         assert sweeping.modes() == ["pd"]
         assert sweeping.outcomes() == {"a": "measured"}

@@ -19,10 +19,9 @@ import msgspec
 from pd_testkit.bench import results
 from pd_testkit.bench.endpoint import Endpoint, Unexpected
 from pd_testkit.bench.results import NoResult, Result
-from pd_testkit.bench.sweep import end
 from pd_testkit.bench.sweep_cells import Cell, by_stack
 from pd_testkit.bench.sweep_needs import Machine
-from pd_testkit.bench.sweep_stack import NotUp, brought_up
+from pd_testkit.bench.sweep_stack import TIED, NotUp, brought_up, let_go
 
 _TAIL = 300
 
@@ -149,8 +148,8 @@ class BenchSweep:
         """What went wrong; empty: nothing."""
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
-                *self.command(cell),
-                stdin=asyncio.subprocess.DEVNULL,
+                *(sys.executable, "-c", TIED, *self.command(cell)),
+                stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
                 env={**os.environ, **variables},
@@ -161,7 +160,7 @@ class BenchSweep:
             except asyncio.TimeoutError:
                 return f"not done in {self.limit_s:g} s"
             finally:
-                await end(process)
+                await let_go(process)
         tail = " ".join(log.read_text("utf-8", "replace").split())[-_TAIL:]
         return f"exit status {status}: {tail}" if status else ""
 

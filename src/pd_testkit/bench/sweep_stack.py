@@ -1,4 +1,8 @@
-"""A deployment that several measurements share, for as long as they take."""
+"""A deployment that several measurements share, for as long as they take.
+
+Nothing that a sweep starts outlives it: all of it ends when its standard input does, of which the
+other end is the sweep's, also where that is killed.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,15 @@ sys.stdin.read()
 """
 """What ``pd-testkit up`` runs against the stack: tells where it is, and ends when this process does
 by whatever it ends. With that the stack ends."""
+
+
+TIED = """
+import subprocess, sys, threading
+process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+threading.Thread(target=lambda: (sys.stdin.read(), process.terminate()), daemon=True).start()
+sys.exit(process.wait())
+"""
+"""Runs a command in the same way: it is told to end when this process does."""
 
 
 class NotUp(Exception):
@@ -63,7 +76,7 @@ async def brought_up(
                 raise NotUp(f"exit status {process.returncode}: {tail}")
             yield variables
         finally:
-            await _take_down(process)
+            await let_go(process)
 
 
 def command(kit: Sequence[str], settings: Settings, log: Path) -> list[str]:
@@ -89,7 +102,8 @@ async def _ready(process: asyncio.subprocess.Process) -> dict[str, str] | None:
     return None
 
 
-async def _take_down(process: asyncio.subprocess.Process) -> None:
+async def let_go(process: asyncio.subprocess.Process) -> None:
+    """End what lasts as long as its input does."""
     assert process.stdin is not None
     process.stdin.close()
     if process.returncode is not None:
