@@ -28,10 +28,23 @@ def request(mode: str, conversation: int, turn: int, seconds: float, **others: o
     return Request(**{**fields, **others})
 
 
-def counted(mode: str = "", turn: int = 1, p: float = 0, d: float = 0, moved: float = 0) -> Counted:
+def counted(
+    mode: str = "",
+    turn: int = 1,
+    p: float = 0,
+    d: float = 0,
+    moved: float = 0,
+    conversation: int = 0,
+) -> Counted:
     decode = {"prompt_tokens": d, "transfer_bytes": moved}
     return Counted(
-        began=0, ended=1, prefill={"prompt_tokens": p}, decode=decode, mode=mode, turn=turn
+        began=0,
+        ended=1,
+        prefill={"prompt_tokens": p},
+        decode=decode,
+        mode=mode,
+        conversation=conversation,
+        turn=turn,
     )
 
 
@@ -123,7 +136,16 @@ def test_the_note_is_of_the_modes_own_turn() -> None:
     ]
     found = compare(("pd", "ppd"), 2, requests, engines, seed=1)
     assert [pair.note for pair in found.pairs] == ["P->D", "D-direct", ""]
-    assert [each.movement.bytes for each in found.modes] == [1600, 800]
+    assert [each.bytes_each for each in found.modes] == [1600, 800]
+
+
+def test_bytes_are_those_of_whole_conversations() -> None:
+    requests = [request("pd", 0, 1, 1.0), request("pd", 1, 1, 1.0), request("ppd", 0, 1, 1.0)]
+    requests += [request("ppd", 1, 1, 1.0, error="cut")]
+    engines = [counted(mode, moved=80.0, conversation=c) for mode in ("pd", "ppd") for c in (0, 1)]
+    found = compare(("pd", "ppd"), 1, requests, engines, seed=1)
+    assert [each.movement.bytes for each in found.modes] == [160, 80]
+    assert [each.bytes_each for each in found.modes] == [80, 80]
 
 
 def pair(mean: float, low: float | None, high: float | None) -> Pair:

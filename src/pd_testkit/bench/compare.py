@@ -84,14 +84,20 @@ class ModeTurns:
     """What a mode's turns cost.
 
     Attributes:
-        movement: of all of them together.
         whole: conversations that came to their end.
+        movement: of all their turns together.
     """
 
     mode: str
     turns: list[Turn]
     movement: Movement
     whole: int
+
+    @property
+    def bytes_each(self) -> float | None:
+        """Moved in a conversation, on average."""
+        moved = self.movement.bytes
+        return None if moved is None or not self.whole else moved / self.whole
 
     @property
     def prompt_tokens(self) -> int:
@@ -156,12 +162,15 @@ def compare(
         seed: of the bootstrap.
     """
     times = _times(requests, count)
+    whole = {(mode, conversation) for mode, conversation, turn in times if turn is None}
     found = [
         ModeTurns(
             mode,
             turns(requests, counted, kv_bytes_per_token, mode),
-            Movement.of([each for each in counted if each.mode == mode], mode),
-            sum(turn is None for each, _, turn in times if each == mode),
+            Movement.of(
+                [e for e in counted if e.mode == mode and (mode, e.conversation) in whole], mode
+            ),
+            sum(each == mode for each, _ in whole),
         )
         for mode in modes
     ]

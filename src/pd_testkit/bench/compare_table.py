@@ -50,7 +50,14 @@ def _ms(seconds: float) -> str:
 
 
 def _modes(modes: list[ModeTurns]) -> list[str]:
-    head = ["mode", "conversations", "TTFT (ms)", "local hits", "external hits", "moved (MiB)"]
+    head = [
+        "mode",
+        "conversations",
+        "TTFT (ms)",
+        "local hits",
+        "external hits",
+        "moved, each (MiB)",
+    ]
     rows = [
         [
             each.mode,
@@ -58,7 +65,7 @@ def _modes(modes: list[ModeTurns]) -> list[str]:
             told(each.ttft_s, _ms),
             percent(each.local_rate),
             percent(each.external_rate),
-            mib(each.movement.bytes),
+            mib(each.bytes_each),
             ", ".join(
                 f"turn {turn.turn}: {turn.failed} failed" for turn in each.turns if turn.failed
             ),
@@ -69,11 +76,11 @@ def _modes(modes: list[ModeTurns]) -> list[str]:
 
 
 def _moved(modes: list[ModeTurns]) -> list[str]:
-    """How many times the baseline's bytes another mode moved."""
+    """How many times another mode's bytes the baseline moved in a conversation."""
     first, *others = modes
-    known = first.movement.bytes
+    known = first.bytes_each
     return [
-        f"{first.mode} moved {known / each.movement.bytes:.1f} times the bytes that {each.mode} did"
+        f"{first.mode} moved {known / each.bytes_each:.1f} times the bytes that {each.mode} did"
         for each in others
-        if known and each.movement.bytes
+        if known and each.bytes_each
     ]
