@@ -7,7 +7,7 @@ Seconds until D has the prompt's KV, for a prompt of ``N`` tokens of which D has
     direct:  (Qd + N - C) * p / r  +  i * R * (N - C) * p / r
 
     Qp, Qd  prompt tokens that wait for P's, D's prefill, or are in it
-    R       requests on D
+    R       requests on D, those whose KV is still to come included: they decode soon
     p       seconds per token of P's prefill
     t       seconds per token of the transfer: bytes of KV per token / bytes per second
     h       seconds of the way over P on top (`Settings.hop_s`)
