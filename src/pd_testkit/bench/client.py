@@ -225,23 +225,23 @@ class _Answer:
 
     def _event(self, event: bytes, now: float) -> None:
         """https://html.spec.whatwg.org/multipage/server-sent-events.html"""
-        lines = [
-            line.removeprefix(b"data:").removeprefix(b" ")
-            for line in event.split(b"\n")
-            if line.startswith(b"data:")
-        ]
-        if not lines:
+        if event.startswith(b"data: ") and b"\n" not in event:
+            data = event[6:]  # as nearly all are
+        elif not (data := _data(event)):
             return
-        data = b"\n".join(lines)
         if data == b"[DONE]":
             self._done = True
             return
         chunk = self._chunk(data)
         if chunk is None:
             return
-        if any(choice.output for choice in chunk.choices):
+        came = False
+        for choice in chunk.choices:
+            if choice.output:
+                came = True
+                self.text.append(choice.said())
+        if came:
             self.pieces.append(now)
-            self.text += [choice.said() for choice in chunk.choices]
 
     def _chunk(self, data: bytes) -> _Event | None:
         try:
@@ -284,6 +284,15 @@ class _Answer:
             self.output_tokens = len(self.pieces) or None
         if not (self.output_tokens or "".join(self.text)):
             self.fail("empty", "the answer has no token")
+
+
+def _data(event: bytes) -> bytes:
+    """Of an event with several lines."""
+    return b"\n".join(
+        line.removeprefix(b"data:").removeprefix(b" ")
+        for line in event.split(b"\n")
+        if line.startswith(b"data:")
+    )
 
 
 def completion(

@@ -222,6 +222,8 @@ def _ended(told: _Told, recording: Recording, texts: Texts | None, busy: float) 
         }
     wrong = warnings(summary, measured, texts, busy, exact=told.load.exact)
     recording.end(document, wrong)
+    if sys.stderr.isatty():
+        click.echo(err=True)  # after the progress
     click.echo(said)
     for line in (*wrong, *([recording.problem] if recording.problem else [])):
         click.echo(f"warning: {line}", err=True)
