@@ -33,6 +33,7 @@ import torch
 from pd_testkit.engine.attention import Batch
 from pd_testkit.engine.core import EngineCore
 from pd_testkit.engine.generation import Generation, Sampling
+from pd_testkit.engine.memory import keep_freed
 from pd_testkit.engine.model import Decoder
 from pd_testkit.engine.monolith import Monolith
 from pd_testkit.engine.settings import Settings
@@ -201,6 +202,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 above a limit")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()
     rows, ratios, start_s = asyncio.run(measure(options.rounds, options.tokens))
     print(f"{'ms per token':12}{'median':>10}{'least':>10}{'CPU':>10}")
     for name, row in rows.items():

@@ -20,6 +20,7 @@ import click
 from pd_testkit.command_line import Command
 from pd_testkit.engine import timing
 from pd_testkit.engine.faults import KINDS, Fault, Faults, TransferFaults, parse
+from pd_testkit.engine.memory import keep_freed
 from pd_testkit.engine.settings import DTYPES, LAYOUTS, ROLES, TRANSPORTS, Settings
 from pd_testkit.engine.shape import SHAPES
 from pd_testkit.engine.timing import Profile
@@ -195,6 +196,7 @@ def engine(
         _logging() as log,
         _apart() as out,
     ):
+        keep_freed()
         with _uncollected():
             model, tokenizer = _model(settings)
             # Both import torch: what is wrong with the options is said before.
