@@ -176,7 +176,10 @@ def test_errors_are_counted_by_kind(server: Server, file: Path) -> None:
     server.fails = lambda number: {1: "status", 2: "no-done", 4: "status"}.get(number, "")
     result = told("--requests", "6", "--concurrency", "1", file=file)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[1:3] == ["  no-done: 1", "  refused: 2"]
+    assert result.stdout.splitlines()[1:3] == [
+        "  no-done: 1 (the stream ends without [DONE])",
+        "  refused: 2 (status 503: no D engine)",
+    ]
     end = results.read(file).end
     assert end is not None
     assert end.summary["errors"] == {"refused": 2, "no-done": 1}
@@ -345,6 +348,48 @@ def test_nobody_to_ask_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     result = told()
     assert result.exit_code == 2
     assert result.stderr == "Error: say where: --endpoint URL, or --host and --port\n"
+
+
+def test_an_endpoint_that_is_not_there_is_one_line(loop: LoopThread, file: Path) -> None:
+    async def free() -> int:
+        running = TestServer(web.Application())
+        await running.start_server()
+        await running.close()
+        return running.port or 0
+
+    result = told("--endpoint", f"http://127.0.0.1:{loop.run(free())}", file=file)
+    assert result.exit_code == 2
+    assert "GET /v1/models: expected an answer" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "nonsense", "http://"])
+def test_a_url_that_is_none_is_one_line(url: str, file: Path) -> None:
+    result = told("--endpoint", url, file=file)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_server_that_answers_nonsense_is_told_of(loop: LoopThread, file: Path) -> None:
+    async def start() -> TestServer:
+        async def page(_: web.Request) -> web.Response:
+            return web.Response(text="<html>log in</html>", content_type="text/html")
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", page)
+        running = TestServer(app)
+        await running.start_server(shutdown_timeout=0.1)
+        return running
+
+    running = loop.run(start())
+    try:
+        result = told("--endpoint", str(running.make_url("")), "--requests", "3", file=file)
+    finally:
+        loop.run(running.close())
+    assert result.exit_code == 1
+    assert "  malformed: 3 (text/html for a stream: <html>log in</html>)" in result.stdout
+    assert "lengths of prompts are estimates" in result.stderr
 
 
 def test_a_file_that_is_no_workload_leaves_no_result(server: Server, file: Path) -> None:

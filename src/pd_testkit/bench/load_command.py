@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pd_testkit.bench import load_options, options, results
+from pd_testkit.bench import interrupts, load_options, options, results
 from pd_testkit.bench.endpoint import Unexpected
 from pd_testkit.bench.load import Load
 from pd_testkit.bench.load_run import LoadRun, Phase, summary_of, warnings
@@ -126,6 +126,8 @@ def bench(
     except (Unexpected, NoWorkload, OSError) as problem:
         click.echo(str(problem), err=True)
         sys.exit(2)
+    except KeyboardInterrupt:  # before there was anything to keep
+        sys.exit(interrupts.EXIT_STATUS)
     sys.exit(status)
 
 
@@ -163,23 +165,27 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 
 async def _measured(told: _Told) -> int:
     """The command's exit status."""
-    async with options.reached(told.where) as found, _recording(told, found) as recording:
-        texts = None
-        if told.load.drawn:
-            texts = await Texts.of(found.endpoint, *found.engines.prefill)
-        async with traced(recording, told.trace):
-            run = LoadRun(
-                recording.client(found.endpoint.url),
-                recording.clock,
-                found.engines,
-                _watched(recording),
-                recording.run.id,
-                told.seed,
-                {request.index for request in recording.requests if not request.warm_up},
-            )
-            model, phases = found.endpoint.model, told.phases
-            await recording.carry_out(run.carry_out(phases, texts or Texts.estimated(), model))
-        return _ended(told, recording, texts, run.busy)
+    async with options.reached(told.where) as found:
+        await found.endpoint.get("/v1/models")  # whatever it says, it is there
+        async with _recording(told, found) as recording:
+            return await _recorded(told, found, recording)
+
+
+async def _recorded(told: _Told, found: Reached, recording: Recording) -> int:
+    texts = await Texts.of(found.endpoint, *found.engines.prefill) if told.load.drawn else None
+    async with traced(recording, told.trace):
+        run = LoadRun(
+            recording.client(found.endpoint.url),
+            recording.clock,
+            found.engines,
+            _watched(recording),
+            recording.run.id,
+            told.seed,
+            {request.index for request in recording.requests if not request.warm_up},
+        )
+        model, phases = found.endpoint.model, told.phases
+        await recording.carry_out(run.carry_out(phases, texts or Texts.estimated(), model))
+    return _ended(told, recording, texts, run.busy)
 
 
 @asynccontextmanager
@@ -206,7 +212,7 @@ def _ended(told: _Told, recording: Recording, texts: Texts | None, busy: float) 
     """Shows and writes what came of it; the exit status."""
     measured = [request for request in recording.requests if not request.warm_up]
     summary, document = summary_of(measured, told.objectives, busy)
-    said = table(summary)
+    said = table(summary, measured)
     if told.testbed:
         streamed, whole = (
             summarise((each for each in measured if each.mode == mode), told.objectives)

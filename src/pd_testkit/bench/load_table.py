@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pd_testkit.bench.measures import PERCENTILES, Distribution, Summary
+from pd_testkit.bench.results import Request
 
+_DETAIL = 120
 _COLUMNS = ("mean", *(f"p{percent}" for percent in PERCENTILES), "min", "max")
 _ROWS = (
     ("ttft", "time to first token, ms", 1e3),
@@ -17,9 +19,14 @@ _ROWS = (
 )
 
 
-def table(summary: Summary) -> str:
-    """Counts, rates, and a line for each kind of time."""
-    lines = [*_counts(summary), ""]
+def table(summary: Summary, requests: Sequence[Request] = ()) -> str:
+    """Counts, rates, and a line for each kind of time.
+
+    Args:
+        requests: of which the first error of a kind is told.
+    """
+    details = {request.error: request.detail for request in reversed(requests) if request.error}
+    lines = [*_counts(summary, details), ""]
     rows = [
         [title, *_cells(distribution, scale)]
         for name, title, scale in _ROWS
@@ -28,14 +35,15 @@ def table(summary: Summary) -> str:
     return "\n".join([*lines, *_aligned([["", *_COLUMNS], *rows])] if rows else lines[:-1])
 
 
-def _counts(summary: Summary) -> Iterator[str]:
+def _counts(summary: Summary, details: Mapping[str, str]) -> Iterator[str]:
     failed = summary.requests - summary.completed
     yield (
         f"{summary.completed} of {summary.requests} requests answered in {summary.seconds:.2f} s, "
         f"{failed} failed"
     )
     for kind, count in sorted(summary.errors.items()):
-        yield f"  {kind}: {count}"
+        detail = " ".join(details.get(kind, "").split())
+        yield f"  {kind}: {count}" + (f" ({detail[:_DETAIL]})" if detail else "")
     yield (
         f"{summary.per_second(summary.completed):.2f} requests/s, "
         f"{summary.throughput:.1f} output tokens/s, "
