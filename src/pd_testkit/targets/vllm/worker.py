@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,6 +29,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from pd_testkit.contract import HandOff, RequestId, Role, WorkerReport
 from pd_testkit.fabric.shared_memory import SharedMemory
+from pd_testkit.targets.process.polling import lowered
 from pd_testkit.targets.vllm import worker_config, worker_environment
 from pd_testkit.targets.vllm.connectors import CONNECTORS
 from pd_testkit.targets.vllm.pair_seat import Order, Params, Seat
@@ -40,7 +40,7 @@ class WorkerDriver:
     """A worker half and, in rank 0, a scheduler half of one engine's connector."""
 
     def __init__(self, seat: Seat) -> None:
-        threads, cores = _threads(), os.sched_getaffinity(0)
+        cores = os.sched_getaffinity(0)
         connector = CONNECTORS[seat.variant]
         os.environ.update(seat.environment)
         worker_environment.without_accelerator()
@@ -63,7 +63,7 @@ class WorkerDriver:
         """Those under way, with their blocks."""
         self._broken: set[RequestId] = set()
         """Of those, the ones that have failed."""
-        with set_current_vllm_config(self._config):
+        with set_current_vllm_config(self._config), lowered():
             self._scheduler: Any = None
             if seat.tp_rank == 0:
                 self._scheduler = KVConnectorFactory.create_connector(
@@ -76,8 +76,6 @@ class WorkerDriver:
         # vLLM's NIXL worker takes one core for itself, the same in all engines of a host, and NIXL
         # has a thread that polls without a pause: many engines are to run on few cores here.
         os.sched_setaffinity(0, cores)
-        for thread in _threads() - threads:
-            os.setpriority(os.PRIO_PROCESS, thread, 19)
 
     def close(self) -> None:
         self._worker.shutdown()
@@ -214,11 +212,6 @@ class WorkerDriver:
         return WorkerReport(
             frozenset(results.finished_sending), frozenset(ended - failed), frozenset(failed)
         )
-
-
-def _threads() -> set[int]:
-    """Of this process, also those that are none of Python's."""
-    return {int(each.name) for each in Path("/proc/self/task").iterdir()}
 
 
 def _leave() -> None:
