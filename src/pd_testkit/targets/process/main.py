@@ -89,9 +89,11 @@ def run(descriptor: int) -> NoReturn:
 def nurse(descriptor: int, modules: Sequence[str]) -> None:
     """Import these, and fork children that are at that point."""
     _end_with_parent()
+    gc.disable()  # nearly all that is made here is kept
     for module in modules:
         importlib.import_module(module)
     gc.freeze()  # the children's collections are not to go through all of that
+    gc.enable()
     me = os.getpid()
     with socket.socket(fileno=descriptor) as orders:
         while True:
