@@ -1,4 +1,4 @@
-"""Results of runs that nobody made, for plots and reports: seeded, or with values chosen by hand."""
+"""Results of runs that nobody made, for plots and reports: seeded, or with values set by hand."""
 
 from __future__ import annotations
 

@@ -35,6 +35,8 @@ _T = (
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
 _T_OF_MANY = 1.96
+_ROUNDING = 1e-9
+"""Of a value: less is no difference."""
 
 
 class Noise(str, Enum):
@@ -115,6 +117,8 @@ def noise(now: Sequence[float], then: Sequence[float]) -> Noise:
     if freedom < 1:
         return Noise.UNKNOWN
     apart = abs(math.fsum(now) / len(now) - math.fsum(then) / len(then))
+    if apart <= _ROUNDING * max(map(abs, (*now, *then))):
+        return Noise.WITHIN
     squares = _squares(now) + _squares(then)
     wide = math.sqrt(squares / freedom * (1 / len(now) + 1 / len(then)))
     limit = _T[freedom - 1] if freedom <= len(_T) else _T_OF_MANY
