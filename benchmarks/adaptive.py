@@ -114,8 +114,12 @@ class Row(NamedTuple):
 
     @property
     def e2e(self) -> float:
-        *others, adaptive = self.modes
-        return adaptive.e2e_s / min(other.e2e_s for other in others)
+        return self.against_better()[-1]
+
+    def against_better(self) -> list[float]:
+        """Each mode's latency to that of the better one of `pd` and `ppd`."""
+        better = min(mode.e2e_s for mode in self.modes[:-1])
+        return [mode.e2e_s / better for mode in self.modes]
 
     def __str__(self) -> str:
         times = " | ".join(f"{m.ttft_s * 1e3:7.0f} {m.e2e_s * 1e3:7.0f}" for m in self.modes)
@@ -144,18 +148,25 @@ def grid(profile: Profile, seeds: int) -> Iterator[Cell]:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    lines = []
+    """The worst of each bandwidth and load: each mode to the better one of `pd` and `ppd`."""
+    lines = [
+        "\nE2E of each mode / the better one of pd and ppd: the worst over lengths and engines"
+    ]
+    lines += [f"{'GB/s':>6} {'at':>3} | {'pd':>6} {'ppd':>6} {'adaptive':>8}"]
+    for bandwidth, clients in product(BANDWIDTHS, CLIENTS):
+        found = [
+            row.against_better()
+            for row in rows
+            if row.cell.deployment.profile.bandwidth == bandwidth
+            and row.cell.workload.clients == clients
+        ]
+        pd, ppd, adaptive = (max(ratios) for ratios in zip(*found, strict=True))
+        lines.append(f"{bandwidth / 1e9:6g} {clients:3} | {pd:6.2f} {ppd:6.2f} {adaptive:8.2f}")
     for name, ratios in (("E2E", [r.e2e for r in rows]), ("TTFT", [r.ttft for r in rows])):
-        worst = max(rows, key=lambda row: row.e2e if name == "E2E" else row.ttft)
         lines.append(
             f"{name}: adaptive / better one: mean {statistics.mean(ratios):.2f}, worst "
-            f"{max(ratios):.2f} ({' '.join(str(worst.cell).split())}), best {min(ratios):.2f}, "
-            f"{len(ratios)} cells"
+            f"{max(ratios):.2f}, best {min(ratios):.2f}; {len(ratios)} cells"
         )
-    for index, mode in enumerate(MODES):
-        others = [min(m.e2e_s for m in row.modes) for row in rows]
-        ratio = max(r.modes[index].e2e_s / best for r, best in zip(rows, others, strict=True))
-        lines.append(f"E2E: {mode} / best of the three: worst {ratio:.2f}")
     return "\n".join(lines)
 
 
