@@ -308,7 +308,7 @@ def test_a_client_s_requests_are_followed_into_a_file(tmp_path: Path) -> None:
             "proxy",
             "prefill 0",
         ]
-        ways = [e for e in document["traceEvents"] if e["name"] == "pd run-0"]
+        ways = [e for e in document["traceEvents"] if e.get("args", {}).get("client_id") == "run-0"]
         assert len(ways) == 1
 
     run(scenario, completions=completions, timeline=proxy.timeline)

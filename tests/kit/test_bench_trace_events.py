@@ -49,20 +49,20 @@ def test_each_component_is_a_process_with_the_request_s_parts_in_it() -> None:
         ("tokens", 25, 8),
     ]
     assert slices(events, "proxy") == [
-        ("pd run-0", 2, 31.5),
+        ("request 0", 2, 31.5),
         ("P", 3, 8),
         ("D, until its first byte", 12, 12.5),
         ("D, from then on", 24.5, 9),
     ]
     assert slices(events, "prefill 0") == [
-        ("run-0-abc", 4, 18),  # until D had its blocks
+        ("request 0", 4, 18),  # until D had its blocks
         ("queue", 4, 2),
         ("prefill", 6, 3),
         ("answer", 9, 1),
         ("held for D", 10, 12),
     ]
     assert slices(events, "decode 0") == [
-        ("run-0-abc", 13, 19.5),
+        ("request 0", 13, 19.5),
         ("queue", 13, 3),
         ("transfer", 16, 4),
         ("wait for a step", 20, 1),
@@ -90,7 +90,7 @@ def test_arrows_lead_from_client_to_proxy_to_p_to_d() -> None:
         ("to the proxy", "client", 1, "proxy", 2),
         ("to P", "proxy", 3, "prefill 0", 4),
         ("to D", "proxy", 12, "decode 0", 13),
-        ("KV", "prefill 0", 16, "decode 0", 20),
+        ("KV", "prefill 0", 16, "decode 0", 16),
     ]
 
 

@@ -17,6 +17,9 @@ from pd_testkit.bench.timelines import Answer, Hold, Passage
 from pd_testkit.bench.waits import Life, pieces
 
 CLIENT, PROXY = "client", "proxy"
+_FIRST = 1000
+"""Processes have numbers above that. A track that has its process's number would be shown as the
+main one."""
 
 
 @dataclass(eq=False)
@@ -87,7 +90,7 @@ def document(
     bars += [Bar(each.process, each.name, each.began, each.ended, each.said) for each in foreign]
     begin = min((bar.began for bar in bars), default=0.0)
     order = [CLIENT, *components, *sorted({bar.process for bar in bars})]
-    processes = {name: number for number, name in enumerate(dict.fromkeys(order), 1)}
+    processes = {name: _FIRST + number for number, name in enumerate(dict.fromkeys(order), 1)}
     events = list(_Events(processes, begin).of(bars, arrows))
     return {
         "traceEvents": events,
@@ -100,30 +103,31 @@ def _draw(life: Life, bars: list[Bar], arrows: list[Arrow]) -> None:
     client = _client(life)
     bars.append(client)
     way, p, d = life.passage, life.prefill, life.decode
+    name = client.name  # the same all over: viewers colour by it
     proxy = None
     if way is not None:
-        proxy = _proxy(way)
+        proxy = _proxy(name, way)
         bars.append(proxy)
         arrows.append(Arrow("to the proxy", client, life.sent, proxy, way.received_at))
     tail, at = (client, life.sent) if proxy is None else (proxy, proxy.began)
     prefill = None
     if p is not None:
-        prefill = _engine(p, life.hold)
+        prefill = _engine(name, p, life.hold)
         bars.append(prefill)
         called = way.prefill_called_at if way is not None else None
         arrows.append(Arrow("to P", tail, called or at, prefill, p.arrived_at))
         at = p.ended_at if proxy is None else at
         tail = prefill if proxy is None else proxy
     if d is not None:
-        decode = _engine(d, None)
+        decode = _engine(name, d, None)
         bars.append(decode)
         called = way.decode_called_at if way is not None else None
         arrows.append(Arrow("to D", tail, called or at, decode, d.arrived_at))
         if prefill is not None and d.load_began_at is not None:
             # P's blocks lie there from the end of its answer; where P writes, D has come before.
-            ready = max(d.load_began_at, p.ended_at if p is not None else 0.0)
-            arrows.append(Arrow("KV", prefill, ready, decode, max(ready, d.load_ended_at or ready)))
-    bars += [_engine(answer, None) for answer in life.others]
+            moved = max(d.load_began_at, p.ended_at if p is not None else 0.0)
+            arrows.append(Arrow("KV", prefill, moved, decode, moved))
+    bars += [_engine(f"{name}, too", answer, None) for answer in life.others]
 
 
 def _client(life: Life) -> Bar:
@@ -157,8 +161,9 @@ def _client(life: Life) -> Bar:
     return bar
 
 
-def _proxy(way: Passage) -> Bar:
+def _proxy(name: str, way: Passage) -> Bar:
     said = {
+        "kind": way.kind,
         "client_id": way.client_id,
         "request_id": way.request_id,
         "prefill": way.prefill,
@@ -167,16 +172,14 @@ def _proxy(way: Passage) -> Bar:
         "status": way.status,
         "retries": way.retries,
     }
-    bar = Bar(
-        PROXY, f"{way.kind} {way.client_id or way.request_id}", way.received_at, way.ended_at, said
-    )
+    bar = Bar(PROXY, name, way.received_at, way.ended_at, said)
     bar.part("P", way.prefill_called_at, way.prefill_answered_at)
     bar.part("D, until its first byte", way.decode_called_at, way.first_byte_at)
     bar.part("D, from then on", way.first_byte_at, way.ended_at)
     return bar
 
 
-def _engine(answer: Answer, hold: Hold | None) -> Bar:
+def _engine(name: str, answer: Answer, hold: Hold | None) -> Bar:
     said = {
         "request_id": answer.request_id,
         "id": answer.id,
@@ -187,7 +190,7 @@ def _engine(answer: Answer, hold: Hold | None) -> Bar:
         "finish_reason": answer.finish_reason,
     }
     ended = answer.ended_at if hold is None else max(answer.ended_at, hold.freed_at)
-    bar = Bar(answer.component, answer.request_id, answer.arrived_at, ended, said)
+    bar = Bar(answer.component, name, answer.arrived_at, ended, said)
     loads = answer.load_began_at is not None
     bar.part("queue", answer.arrived_at, answer.load_began_at if loads else answer.began_at)
     bar.part(
