@@ -173,7 +173,7 @@ def pair(mean: float, low: float | None, high: float | None) -> Pair:
         (
             pair(-0.5, None, None),
             "ppd against pd: 500.0 ms less per conversation (1.33x); whether that is noise takes "
-            "4 conversations to tell: --repeats",
+            "6 conversations to tell: --repeats",
         ),
     ],
 )

@@ -114,7 +114,7 @@ def test_deployments_may_stand_side_by_side(tmp_path: Path) -> None:
     assert [each.mode for each in result.measured] == ["pd", "pd", "other", "other"] or [
         each.mode for each in result.measured
     ] == ["other", "other", "pd", "pd"]
-    assert "takes 4 conversations to tell" in ended.output
+    assert "takes 6 conversations to tell" in ended.output
 
 
 def test_a_router_without_modes_is_one_line(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 """With one more, a round number, each percent of them ends at a resample."""
-FEWEST = 4
-"""Of three values, one resample of nine is one value three times, and has no error."""
+FEWEST = 6
+"""Of fewer values, more than one resample of forty has only those two or three that happen to be
+close, and next to no error: the interval's end would be anywhere."""
 
 
 @dataclass(frozen=True)
