@@ -24,6 +24,7 @@ from pd_testkit.bench.options import Reached, Where
 from pd_testkit.bench.recording import Recording, begun, progress
 from pd_testkit.bench.routing import NoModes, Routing
 from pd_testkit.bench.texts import Texts
+from pd_testkit.bench.trace_options import TraceWanted, trace, traced
 from pd_testkit.command_line import Command
 
 MODES = ("pd", "ppd", "adaptive", "aggregated")
@@ -99,6 +100,7 @@ class _Wanted:
 @options.seed()
 @options.output()
 @options.label()
+@trace()
 def compare(
     where: Where,
     modes: tuple[str, ...],
@@ -113,6 +115,7 @@ def compare(
     seed: int,
     output: Path | None,
     label: str,
+    trace: TraceWanted | None,
 ) -> None:
     """The same conversations under several modes of routing, and whether they differ.
 
@@ -135,14 +138,20 @@ def compare(
     lengths = Lengths(turns, input_tokens, output_tokens)
     wanted = _Wanted(modes, endpoints, lengths, form, kv_bytes_per_token, repeats, order, seed)
     try:
-        status = asyncio.run(_measured(where, wanted, output, label))
+        status = asyncio.run(_measured(where, wanted, output, label, trace))
     except (NoModes, Unexpected, OSError) as problem:
         click.echo(str(problem), err=True)
         status = 2
     sys.exit(status)
 
 
-async def _measured(where: Where, wanted: _Wanted, output: Path | None, label: str) -> int:
+async def _measured(
+    where: Where,
+    wanted: _Wanted,
+    output: Path | None,
+    label: str,
+    trace: TraceWanted | None,
+) -> int:
     """The exit status."""
     configuration = {
         **wanted.lengths.told(),
@@ -162,7 +171,8 @@ async def _measured(where: Where, wanted: _Wanted, output: Path | None, label: s
         recording = await stack.enter_async_context(
             begun("compare", found, where, configuration, seed=seed, label=label, output=output)
         )
-        await recording.carry_out(_hold(recording, models, wanted))
+        async with traced(recording, trace):
+            await recording.carry_out(_hold(recording, models, wanted))
         result = compared(
             wanted.modes,
             wanted.lengths.turns,

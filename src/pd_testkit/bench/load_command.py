@@ -22,7 +22,7 @@ from pd_testkit.bench.options import Reached, Where
 from pd_testkit.bench.recording import Recording, begun
 from pd_testkit.bench.results import Counted, NoResult, Request, Result, Writer
 from pd_testkit.bench.texts import Texts
-from pd_testkit.bench.trace_options import Wanted, trace, traced
+from pd_testkit.bench.trace_options import TraceWanted, trace, traced
 from pd_testkit.bench.workload import NoWorkload
 from pd_testkit.command_line import Command
 
@@ -43,7 +43,7 @@ class _Told:
     seed: int
     label: str
     output: Path | None
-    trace: Wanted | None
+    trace: TraceWanted | None
     resumed: Result | None
 
     @property
@@ -99,7 +99,7 @@ def bench(
     output: Path | None,
     label: str,
     resume: Path | None,
-    trace: Wanted | None,
+    trace: TraceWanted | None,
     **described: Any,
 ) -> None:
     """Put a load on an OpenAI endpoint; measure latency, throughput and errors.

@@ -18,6 +18,7 @@ from pd_testkit.bench.kv_size import NoShape, find
 from pd_testkit.bench.options import Decorator, Where
 from pd_testkit.bench.recording import Recording, begun
 from pd_testkit.bench.texts import Texts
+from pd_testkit.bench.trace_options import TraceWanted, trace, traced
 from pd_testkit.bench.turns import Movement, Turn, measured_kv_bytes, turns
 from pd_testkit.bench.turns_table import percent, table
 from pd_testkit.command_line import Command
@@ -89,6 +90,7 @@ def kv_bytes_per_token(given: float | None, recording: Recording) -> float | Non
 @options.seed()
 @options.output()
 @options.label()
+@trace()
 def multiturn(
     where: Where,
     turns: int,
@@ -100,6 +102,7 @@ def multiturn(
     seed: int,
     output: Path | None,
     label: str,
+    trace: TraceWanted | None,
 ) -> None:
     """What each turn of a conversation costs, and where its KV comes from.
 
@@ -113,7 +116,15 @@ def multiturn(
         sys.exit(
             asyncio.run(
                 _measured(
-                    where, lengths, form, kv_bytes_per_token, conversations, seed, output, label
+                    where,
+                    lengths,
+                    form,
+                    kv_bytes_per_token,
+                    conversations,
+                    seed,
+                    output,
+                    label,
+                    trace,
                 )
             )
         )
@@ -131,6 +142,7 @@ async def _measured(
     seed: int,
     output: Path | None,
     label: str,
+    trace: TraceWanted | None,
 ) -> int:
     """The exit status."""
     configuration = {**lengths.told(), "format": form, "conversations": conversations}
@@ -153,7 +165,8 @@ async def _measured(
             partner = Partner(recording.client(found.endpoint.url), found.endpoint.model)
             await stage.play(partner, scripts)
 
-        await recording.carry_out(work())
+        async with traced(recording, trace):
+            await recording.carry_out(work())
         each = kv_bytes_per_token(kv_bytes, recording)
         measured = turns(recording.requests, recording.counted, each)
         summary = {"kv_bytes_per_token": each, "turns": [turn.told() for turn in measured]}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 
 from pd_testkit.bench import timelines, trace_events, waits
@@ -52,8 +54,18 @@ def traceparent(request_id: str) -> str:
 class TracedClient(Client):
     """Its requests can be found again, by their ids and by those of their traces."""
 
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        clock: Callable[[], float] = time.monotonic,
+        api_key: str = "",
+    ) -> None:
+        super().__init__(session, url, clock, api_key)
+        self._name = secrets.token_hex(6)
+
     async def carry_out(self, planned: Planned) -> Observed:
-        name = planned.headers.get("X-Request-Id") or f"trace-{id(self):x}-{planned.index}"
+        name = planned.headers.get("X-Request-Id") or f"{self._name}-{planned.index}"
         headers = {**planned.headers, "X-Request-Id": name, "traceparent": traceparent(name)}
         return await super().carry_out(replace(planned, headers=headers))
 

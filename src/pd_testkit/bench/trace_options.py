@@ -17,7 +17,7 @@ from pd_testkit.bench.trace import TracedClient, tracing
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TraceWanted:
     """
     Attributes:
         path: of the trace.
@@ -34,7 +34,7 @@ class Wanted:
 
 def trace() -> Decorator:
     """The options ``--trace``, ``--otlp-port``, ``--otlp-host`` and ``--otlp``, which the command
-    gets as one `Wanted`, or None, by the name ``trace``."""
+    gets as one `TraceWanted`, or None, by the name ``trace``."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         def gathered(**options: Any) -> Any:
@@ -42,7 +42,7 @@ def trace() -> Decorator:
             told = {name: options.pop(name) for name in ("otlp_port", "otlp_host", "otlp")}
             if path is None and (told["otlp_port"] is not None or told["otlp"] is not None):
                 raise click.UsageError("spans are for a trace: --trace FILE")
-            return command(trace=Wanted(path, **told) if path is not None else None, **options)
+            return command(trace=TraceWanted(path, **told) if path is not None else None, **options)
 
         gathered.__doc__ = command.__doc__
         gathered.__name__ = command.__name__
@@ -80,7 +80,7 @@ _OPTIONS = (
 
 
 @asynccontextmanager
-async def traced(recording: Recording, wanted: Wanted | None) -> AsyncIterator[None]:
+async def traced(recording: Recording, wanted: TraceWanted | None) -> AsyncIterator[None]:
     """What is recorded meanwhile is traced; at the end the file is written, and said where the
     requests waited. None: nothing is.
 
