@@ -318,8 +318,8 @@ def _summary(
 
 _ABOUT = {
     Source.METRICS: "bytes and seconds that the engines counted",
-    Source.DIRECT: "of two TTFTs: free of the computation, if both engines are equally fast",
-    Source.TTFT: "a lower bound: P's computation is in it",
+    Source.DIRECT: "free of the computation, if both engines are equally fast",
+    Source.TTFT: "a lower bound, P's computation is in it",
 }
 
 
@@ -348,16 +348,16 @@ def _shown(
         for row in rows
     ]
     lines += [
-        f"{source.value}: {estimates[source]}; {_ABOUT[source]}"
+        f"{source.value:16}  {estimates[source]}: {_ABOUT[source]}"
         for source in Source
         if source in estimates
     ]
     if plan.link is not None:
-        practical = links.told(plan.link.practical[1])
-        lines.append(
-            f"{plan.link.name}: at most {links.told(plan.link.limit)}, in practice {practical} "
-            f"({plan.link.about})"
-        )
+        low, high = map(links.told, plan.link.practical)
+        practical = high if low == high else f"{low} to {high}"
+        theory = f"at most {links.told(plan.link.theoretical)}, " if plan.link.theoretical else ""
+        name = plan.link.name
+        lines.append(f"{name:16}  {theory}in practice {practical} ({plan.link.about})")
     return "\n".join([*lines, f"verdict: {said}"])
 
 
