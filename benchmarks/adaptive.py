@@ -61,18 +61,19 @@ REAL_CLIENTS = (1, 6)
 
 
 class Means(NamedTuple):
-    """Of one mode; seconds, and the share of turns that went straight to D."""
+    """Of one mode; seconds."""
 
     ttft_s: float
     e2e_s: float
-    direct: float
+    direct: float | None
+    """The share of turns that went straight to D; None where nobody tells."""
 
 
 def means(turns: Sequence[Ended]) -> Means:
     return Means(
         statistics.mean(turn.ttft_s for turn in turns),
         statistics.mean(turn.e2e_s for turn in turns),
-        sum(turn.kind == "direct" for turn in turns) / len(turns),
+        sum(turn.kind == "direct" for turn in turns) / len(turns) if turns[0].kind else None,
     )
 
 
@@ -124,7 +125,8 @@ class Row(NamedTuple):
     def __str__(self) -> str:
         times = " | ".join(f"{m.ttft_s * 1e3:7.0f} {m.e2e_s * 1e3:7.0f}" for m in self.modes)
         direct = self.modes[-1].direct
-        return f"{self.cell} | {times} | {direct:6.0%} | {self.ttft:5.2f} {self.e2e:5.2f}"
+        share = "" if direct is None else f"{direct:.0%}"
+        return f"{self.cell} | {times} | {share:>6} | {self.ttft:5.2f} {self.e2e:5.2f}"
 
 
 HEAD = (

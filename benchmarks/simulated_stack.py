@@ -191,7 +191,7 @@ class Ended(NamedTuple):
     """One turn's times, in seconds."""
 
     kind: str
-    """Of `proxy.route.Kind`: which way it went."""
+    """Of `proxy.route.Kind`: which way it went; empty: not known."""
     ttft_s: float
     e2e_s: float
 
