@@ -147,7 +147,7 @@ def warnings(
         text
         for text, wrong in (
             (
-                f"the load generator took {busy:.0%} of a core: its own limit may be what was "
+                f"the load generator took {busy * 100:.0f} % of a core: its own limit may be what was "
                 "measured",
                 busy > BUSY,
             ),
