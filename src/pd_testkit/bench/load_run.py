@@ -147,8 +147,8 @@ def warnings(
         text
         for text, wrong in (
             (
-                f"the load generator took {busy * 100:.0f} % of a core: its own limit may be what was "
-                "measured",
+                f"the load generator took {busy * 100:.0f} % of a core: its own limit may be what "
+                "was measured",
                 busy > BUSY,
             ),
             (
