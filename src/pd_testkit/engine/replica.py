@@ -99,6 +99,8 @@ class Replica:
         self._counts = Counts()
         self._out: list[Delivery] = []
         self._due = 0.0
+        self._waits = False
+        """Nothing has been done since the last step was due."""
 
     def __len__(self) -> int:
         """Answers under way."""
@@ -157,6 +159,7 @@ class Replica:
         self._take(self.connector.poll())
         if self._clock() < self._due:
             return self.connector.ready
+        self._waits = False
         began = self._clock()
         scheduled = self._scheduler.step()
         self.connector.start(scheduled.metadata, scheduled.aborted)
@@ -176,7 +179,7 @@ class Replica:
     def deadline(self) -> float | None:
         """By the clock: when to advance at the latest."""
         deadlines = [self.connector.deadline]
-        if self._clock() < self._due:
+        if self._waits:  # the time may have come since anybody looked
             deadlines.append(self._due)
         return min((at for at in deadlines if at is not None), default=None)
 
@@ -237,6 +240,7 @@ class Replica:
         self._sample([each for (each, _), last in zip(batch, samples, strict=True) if last], logits)
         if self._pace is not None:
             self._due = began + self._pace.step(prompts, decodes)
+            self._waits = True
 
     def _sample(self, sampling: Sequence[Progress], logits: Any) -> None:
         tokens: dict[str, Token] = {}
