@@ -288,8 +288,12 @@ def test_a_models_shape_may_be_told(tmp_path: Path) -> None:
         told = ran(deployment, tmp_path / "a.jsonl", *SHORT, "--config", str(config))
         given = ran(deployment, tmp_path / "b.jsonl", *SHORT, "--kv-bytes-per-token", "512")
         neither = ran(deployment, tmp_path / "c.jsonl", *SHORT)
+        replicated = ran(
+            deployment, tmp_path / "d.jsonl", *SHORT, "--config", str(config), "--tp", "8"
+        )
     assert "KV: 512 B/token" in told.stdout  # 2 layers x 2 x 4 heads x 16 x 2 bytes
     assert "KV: 512 B/token" in given.stdout
+    assert "KV: 1024 B/token" in replicated.stdout  # 8 ranks of a head each, which are 4
     assert neither.exit_code == 2
     assert "the shape of 'mine' is not built in" in neither.stderr
     assert neither.stderr.count("\n") == 1

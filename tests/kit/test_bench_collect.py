@@ -199,6 +199,13 @@ def test_many_logs_have_a_csv_each_or_one_for_all(tmp_path: Path) -> None:
     assert (second["model"], second["mode"], second["errors"]) == ("a/b", "pd", "1")
 
 
+def test_what_a_run_printed_beside_its_result_is_not_taken_for_another(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", ended=True)
+    (tmp_path / "a.log").write_text("6 of 6 requests answered\n")
+    result = ran(tmp_path)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_what_is_wrong_with_a_log_is_told(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     log.write_text(TTFT + "\n== Throughput (stream=false) N=100, errors=7 ==\n")

@@ -6,7 +6,7 @@ import asyncio
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pd_testkit.bench.bandwidth import Sample, Source
 from pd_testkit.bench.client import Client, Planned
 from pd_testkit.bench.endpoint import Endpoint, Unexpected
 from pd_testkit.bench.kv_movement import Counters
-from pd_testkit.bench.kv_size import NoShape
+from pd_testkit.bench.kv_size import KvShape, NoShape
 from pd_testkit.bench.links import LINKS, Link
 from pd_testkit.bench.options import Where
 from pd_testkit.bench.oracle import cpu_engine
@@ -97,6 +97,13 @@ class _Plan:
     type=click.Choice([*kv_size.ITEM_BYTES]),
     help="Of the KV cache, if not the model's.",
 )
+@click.option(
+    "--tp",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Tensor-parallel ranks of a decode engine: what several of them take counts as often.",
+)
 @options.seed()
 @options.output()
 @options.label()
@@ -111,6 +118,7 @@ def bandwidth(
     kv_bytes_per_token: int | None,
     config: Path | None,
     kv_dtype: str | None,
+    tp: int,
     seed: int,
     output: Path | None,
     label: str,
@@ -131,14 +139,16 @@ def bandwidth(
         "direct": list(engines),
         "link": link,
         "kv_dtype": kv_dtype,
+        "tp": tp,
     }
 
     async def go() -> int:
         async with options.reached(where) as found:
             ask = (*found.engines.decode, *found.engines.prefill, found.endpoint)[0]
-            per_token = kv_bytes_per_token or await _bytes_per_token(
-                ask, found.endpoint.model, config, kv_dtype
-            )
+            per_token = kv_bytes_per_token
+            if per_token is None:
+                shape = await _shape(ask, found.endpoint.model, config)
+                per_token = tp * shape.bytes_per_token(kv_dtype or "", tp)
             known = LINKS[link] if link else None
             plan = _Plan(lengths, iterations, warm_up, engines, known, per_token, seed)
             async with recording.begun(
@@ -153,21 +163,20 @@ def bandwidth(
         sys.exit(2)
 
 
-async def _bytes_per_token(
-    engine: Endpoint, model: str, config: Path | None, dtype: str | None
-) -> int:
-    """
+async def _shape(engine: Endpoint, model: str, config: Path | None) -> KvShape:
+    """Of the model that is served.
+
     Raises:
-        NoShape: nobody knows the model's shape.
+        NoShape: nobody knows it.
     """
     if config is not None:
-        return kv_size.read(config).bytes_per_token(dtype or "")
+        return kv_size.read(config)
     ours = await cpu_engine(engine)
     if ours is None:
-        return kv_size.find(model).bytes_per_token(dtype or "")
+        return kv_size.find(model)
     local = Path(ours.model_path) / "config.json"
     shape = kv_size.read(local) if local.is_file() else kv_size.find(ours.model_path)
-    return shape.bytes_per_token(ours.dtype)
+    return replace(shape, dtype=ours.dtype)
 
 
 class _Prober:

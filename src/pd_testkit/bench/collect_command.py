@@ -60,11 +60,14 @@ def collect(more: tuple[Path, ...], first: tuple[Path, ...], output: Path | None
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    """Those that are named, and all logs and results of the folders that are."""
+    """Those that are named, and the results and logs in the folders that are; a log beside a result
+    of its name is what that run printed."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(each for each in path.rglob("*") if each.suffix in (".log", ".jsonl"))
+            ours = sorted(path.glob("*.jsonl"))
+            names = {each.stem for each in ours}
+            found += [*ours, *(log for log in sorted(path.glob("*.log")) if log.stem not in names)]
         else:
             found.append(path)
     return list(dict.fromkeys(found))
