@@ -166,6 +166,14 @@ def test_modes_are_drawn_with_their_paired_differences(tmp_path):
     assert "95 % confidence" in drawing.caption
 
 
+def test_one_conversation_has_no_interval_and_a_mode_that_failed_no_line(tmp_path):
+    drawing = drawn("modes", made.comparison(tmp_path / "c.jsonl", turns=2, alone=True))
+    _, below = drawing.axes
+    assert [name for name, _ in drawing.entries] == ["pd", "ppd"]
+    assert lines(below, 1)[0] == near([(1, 0), (2, -40)])
+    assert [float(bar[1, 1] - bar[0, 1]) for bar in below.collections[0].get_segments()] == [0, 0]
+
+
 def test_hit_rates_are_drawn_in_percent(tmp_path):
     local, external = drawn("hits", made.comparison(tmp_path / "c.jsonl", turns=3)).axes
     assert [y for _, y in lines(local, 0)[0]] == pytest.approx([0, 60, 60])

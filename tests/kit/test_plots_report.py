@@ -151,6 +151,14 @@ def test_modes_turns_and_bandwidth_have_tables(tmp_path, folder):
     assert "plausible for loopback" in page.text
 
 
+def test_one_conversation_is_told_without_an_interval(tmp_path):
+    page, _ = made_page(tmp_path, made.comparison(tmp_path / "c.jsonl", turns=2, alone=True))
+    assert page.table("speed-up")[2][5] == "-40.0 ms"
+    assert ["1", "0", "–", "–", "–", "–", "–", "–", "–", "–", "–"] in [
+        row for table in page.tables for row in table
+    ]
+
+
 def test_runs_that_did_not_end_say_so(tmp_path):
     made.load(tmp_path / "a.jsonl", concurrency=1, requests=2, ends=False)
     made.load(tmp_path / "b.jsonl", concurrency=2, requests=2, interrupted=True)

@@ -24,8 +24,8 @@ def bandwidth(gathered: Gathered, *, bare: bool = False) -> Drawing:
         raise CannotDraw("there is no run of bandwidth that told how long a transfer took")
     drawing = begun(
         "Time of a KV transfer against its size",
-        "marks: measured; lines in their colour: the bandwidth of all of them;\n"
-        "grey: what links can carry at most",
+        "marks: measured; lines in their colour: at their bandwidth, without what each\n"
+        "transfer takes besides; grey: what links can carry at most",
         bare=bare,
         height=4.4,
     )
@@ -115,8 +115,8 @@ def _points(result: Result) -> list[tuple[float, float, str]]:
     """Bytes, seconds, and what told them."""
     found: list[tuple[float, float, str]] = []
     for point in _told(result).get("points", ()):
-        size, direct = point["bytes"], point.get("direct_ttft_s")
-        apparent = point["ttft_s"] - direct if direct is not None else 0.0
+        size, whole, direct = point["bytes"], point["ttft_s"], point.get("direct_ttft_s")
+        apparent = whole - direct if None not in (whole, direct) else 0.0
         if size and apparent > 0:
             found.append((size, apparent, _APPARENT))
         if size and (point.get("transfer_s") or 0) > 0:

@@ -204,13 +204,8 @@ def pairs(summary: Mapping[str, Any]) -> Table:
     """Of compare: the seed's table, with what is sure of it."""
     rows = []
     for pair in summary.get("pairs", ()):
-        turn, known = pair.get("turn"), (pair["low_s"], pair["high_s"])
-        sure = "better" if known[1] < 0 else "worse" if known[0] > 0 else ""
-        largest = max(map(abs, (pair["difference_s"], *known)))
-        unit = seconds(largest)
-        low, middle, high = (
-            digits(each * unit.factor) for each in (known[0], pair["difference_s"], known[1])
-        )
+        turn = pair.get("turn")
+        difference, sure = _interval(pair["difference_s"], pair["low_s"], pair["high_s"])
         rows.append(
             [
                 Cell("whole" if turn is None else str(turn), float(turn or 1e9)),
@@ -218,7 +213,7 @@ def pairs(summary: Mapping[str, Any]) -> Table:
                 measured("mean_e2e", pair["baseline_s"]),
                 measured("mean_e2e", pair["mode_s"]),
                 Cell(f"{pair['speedup']:.2f}x", pair["speedup"], sure),
-                Cell(f"{middle} {unit.name} ({low} to {high})", pair["difference_s"], sure),
+                Cell(difference, pair["difference_s"], sure),
                 _count(pair.get("count")),
                 Cell(pair.get("note") or ""),
             ]
@@ -227,6 +222,18 @@ def pairs(summary: Mapping[str, Any]) -> Table:
     interval = f"difference ({100 * confidence.pop():g} %)" if confidence else "difference"
     heads = ["turn", "mode", "baseline", "mode", "speed-up", interval, "pairs", "note"]
     return Table(heads, rows, 2)
+
+
+def _interval(middle: float, low: float | None, high: float | None) -> tuple[str, str]:
+    """In words, and its tone: better or worse where it is on one side of 0 as a whole."""
+    if low is None or high is None:
+        return seconds(abs(middle)).said(middle), ""
+    unit = seconds(max(map(abs, (low, middle, high))))
+    shown_low, shown_middle, shown_high = (
+        digits(each * unit.factor) for each in (low, middle, high)
+    )
+    sure = "better" if high < 0 else "worse" if low > 0 else ""
+    return f"{shown_middle} {unit.name} ({shown_low} to {shown_high})", sure
 
 
 def transfers(summary: Mapping[str, Any]) -> Table:

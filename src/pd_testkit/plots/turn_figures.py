@@ -44,10 +44,13 @@ def modes(gathered: Gathered, *, bare: bool = False) -> Drawing:
     )
     above, below = drawing.axes
     lines = [
-        (_name(result, mode, several), told["turns"])
+        (_name(result, mode, several), known)
         for result in compared
         for mode, told in _summary(result)["modes"].items()
+        if (known := [turn for turn in told["turns"] if turn.get("e2e")])
     ]
+    if not lines:
+        raise CannotDraw("no mode of compare held a conversation")
     highest = max(turn["e2e"]["p95"] for _, turns in lines for turn in turns)
     unit = seconds(highest)
     for number_of, (name, turns) in enumerate(lines):
@@ -82,15 +85,15 @@ def _differences(
 ) -> None:
     axes.axhline(0, color=SOFT, linewidth=1)
     names = list(dict.fromkeys(_name(result, pair["mode"], several) for result, pair in pairs))
-    widest = max((abs(pair[end]) for _, pair in pairs for end in ("low_s", "high_s")), default=1.0)
+    widest = max((abs(end) for _, pair in pairs for end in _interval(pair)), default=1.0)
     unit = seconds(widest)
     for number_of, name in enumerate(names):
         place, look = drawing.entry(name)
         mine = [pair for result, pair in pairs if _name(result, pair["mode"], several) == name]
         xs = [pair["turn"] + _shift(number_of, len(names)) for pair in mine]
         middle = [pair["difference_s"] * unit.factor for pair in mine]
-        low = [pair["low_s"] * unit.factor for pair in mine]
-        high = [pair["high_s"] * unit.factor for pair in mine]
+        low = [_interval(pair)[0] * unit.factor for pair in mine]
+        high = [_interval(pair)[1] * unit.factor for pair in mine]
         axes.errorbar(
             xs,
             middle,
@@ -112,6 +115,12 @@ def _differences(
     against = f" from {baselines[0]}" if len(baselines) == 1 else ""
     axes.set_ylabel(f"difference{against} ({unit.name})")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+
+
+def _interval(pair: Mapping[str, Any]) -> tuple[float, float]:
+    """Of one conversation nothing is known but the difference itself."""
+    low, high = pair["low_s"], pair["high_s"]
+    return (low, high) if None not in (low, high) else (pair["difference_s"],) * 2
 
 
 def hits(gathered: Gathered, *, bare: bool = False) -> Drawing:
@@ -167,7 +176,8 @@ def _told_turns(gathered: Gathered) -> Iterator[tuple[str, Sequence[Turn]]]:
     for result in results:
         told = _summary(result)
         for mode, of_mode in told.get("modes", {}).items():
-            yield _name(result, mode, several), of_mode["turns"]
+            if any(turn.get("e2e") for turn in of_mode["turns"]):
+                yield _name(result, mode, several), of_mode["turns"]
         if told.get("turns"):
             yield (result.name if several else ""), told["turns"]
 
