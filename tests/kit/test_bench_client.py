@@ -333,6 +333,11 @@ PIECES = {
     "reasoning": (delta(reasoning="hm"), True),
     "reasoning as others have it": (delta(reasoning_content="hm"), True),
     "a part of a tool call": (delta(tool_calls=[{"index": 0}]), True),
+    "a part of a function call": (delta(function_call={"arguments": "{"}), True),
+    "a role with calls of nothing": (
+        delta(role="assistant", content="", tool_calls=None, function_call=None),
+        False,
+    ),
     "a finish reason alone": (delta("stop"), False),
     "usage": (USAGE, False),
     "a completion's token without text": (text(""), True),
