@@ -53,7 +53,7 @@ def test_a_prompt_has_own_tokens_also_where_its_prefix_is_longer() -> None:
 
 
 def test_a_file_of_prompts(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "hi"}]
+    messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
     file = written(tmp_path, {"prompt": "one", "max_tokens": 3}, {"messages": messages, "x": 1})
     assert workload.prompts(file, Fixed(9), 0) == [
         Prompt("one", None, 3),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -321,7 +321,7 @@ def completion(
 
 def chat(
     model: str,
-    messages: list[dict[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     max_tokens: int,
     *,
     stream: bool = True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,7 +30,7 @@ class Prompt(NamedTuple):
         at: seconds after the first of its trace; None where there is none.
     """
 
-    text: str | list[dict[str, str]]
+    text: str | list[dict[str, Any]]
     tokens: int | None
     max_tokens: int
     at: float | None = None
@@ -72,7 +72,7 @@ class _Line(msgspec.Struct):
     """Of a file of prompts, or of a trace."""
 
     prompt: str | None = None
-    messages: list[dict[str, str]] | None = None
+    messages: list[dict[str, Any]] | None = None
     max_tokens: int | None = None
     prompt_tokens: int | None = None
     at: float | None = None
@@ -82,7 +82,7 @@ class _Line(msgspec.Struct):
     hash_ids: list[int] | None = None
 
     @property
-    def text(self) -> str | list[dict[str, str]] | None:
+    def text(self) -> str | list[dict[str, Any]] | None:
         return self.prompt if self.messages is None else self.messages
 
     @property
