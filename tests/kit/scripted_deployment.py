@@ -45,7 +45,7 @@ class Deployment:
         if path.startswith("/mode/"):
             mode = path.removeprefix("/mode/")
             if mode not in MODES:
-                return 404, {}
+                return 404, {"error": {"message": "there are pd and ppd"}}
             self.modes.append(mode)
             return 200, {"mode": mode}
         if path == "/tokenize":

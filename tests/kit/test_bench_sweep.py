@@ -231,7 +231,8 @@ def test_what_fails_does_not_stop_the_others(sweeping: Sweeping) -> None:
     }
     assert details["fails"] == "exit status 2: no model"
     assert details["down"] == "exit status 2: prefill-0 did not start: port taken"
-    assert details["nomode"].startswith("the router has no mode 'no': status 404")
+    assert details["nomode"] == "the router does not take mode 'no': there are pd and ppd"
+    assert f"fails: {details['fails']}" in sweeping.stdout.splitlines()
 
 
 def test_what_is_measured_is_not_measured_again(sweeping: Sweeping) -> None:
@@ -300,7 +301,16 @@ def test_a_cell_that_takes_too_long_has_failed(sweeping: Sweeping) -> None:
     with serving(Deployment()) as deployment:
         arguments = ("--endpoint", deployment.url, "--model", "m", "--limit", "0.1")
         assert sweeping.run(*arguments) == 1
-    assert "not done in 0.1 s" in " ".join(sweeping.stdout.split())
+    assert "a: not done in 0.1 s" in sweeping.stdout.splitlines()
+
+
+def test_a_deployment_that_does_not_answer_is_refused_in_one_line(sweeping: Sweeping) -> None:
+    with serving(Deployment()) as gone:
+        pass
+    sweeping.cells("a rate = 1", "b rate = 2")
+    assert sweeping.run("--endpoint", gone.url) == 2
+    assert sweeping.stderr.count("\n") == 1
+    assert not sweeping.out.exists()
 
 
 # The command

@@ -17,6 +17,7 @@ import aiohttp
 import msgspec
 
 from pd_testkit.bench import results
+from pd_testkit.bench.answers import error_message
 from pd_testkit.bench.endpoint import Endpoint, Unexpected
 from pd_testkit.bench.results import NoResult, Result
 from pd_testkit.bench.sweep_cells import Cell, by_stack
@@ -182,8 +183,8 @@ async def switch(variables: Mapping[str, str], mode: str) -> str:
         status, body = await _called(variables, "POST", f"/mode/{mode}")
     except Unexpected as problem:
         return str(problem)
-    told = body[:100].decode("utf-8", "replace")
-    return "" if status == 200 else f"the router has no mode {mode!r}: status {status}, {told}"
+    told = error_message(body) or f"status {status}"
+    return "" if status == 200 else f"the router does not take mode {mode!r}: {told}"
 
 
 async def mode(variables: Mapping[str, str]) -> str:

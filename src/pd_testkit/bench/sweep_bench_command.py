@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from pd_testkit.bench import collect, interrupts, options, sweep_cells, sweep_needs, sweep_options
 from pd_testkit.bench.collect import Row
+from pd_testkit.bench.endpoint import Unexpected
 from pd_testkit.bench.options import Where
 from pd_testkit.bench.sweep_bench import BenchSweep, Done, Outcome
 from pd_testkit.bench.sweep_cells import Cell
@@ -72,6 +74,8 @@ def bench(
             told = [cell.on(where.endpoint) for cell in told]
     except ValueError as problem:
         raise click.UsageError(str(problem)) from None
+    if where.endpoint and not dry_run:
+        where = _reached(where)
     run = BenchSweep(folder, seed, limit_s, sweep_needs.here(), _variables(where))
     if dry_run:
         _commands(run, told)
@@ -92,6 +96,20 @@ def bench(
     if summary is not None:
         click.echo(f"result: {summary}")
     sys.exit(_status(ended) if whole else interrupts.EXIT_STATUS)
+
+
+def _reached(where: Where) -> Where:
+    """The same, with the model that it serves. One that does not answer ends the command."""
+
+    async def go() -> str:
+        async with options.reached(where) as found:
+            return found.endpoint.model
+
+    try:
+        return replace(where, model=asyncio.run(go()))
+    except Unexpected as problem:
+        click.echo(str(problem), err=True)
+        sys.exit(2)
 
 
 def _variables(where: Where) -> dict[str, str]:
@@ -179,10 +197,13 @@ def _show(console: Console, ended: Sequence[Done], rows: Sequence[Row], cells: i
             for _, name, scale in _SHOWN
         ]
         style = _STYLE.get(done.outcome, "green")
-        outcome = f"[{style}]{done.outcome.value}[/] {escape(done.detail)}".rstrip()
         failed = str(row.errors) if row.values else "-"
+        outcome = f"[{style}]{done.outcome.value}[/]"
         table.add_row(escape(done.cell.name), *numbers, failed, outcome)
     console.print(table)
+    for done in ended:
+        if done.detail:
+            console.print(escape(f"{done.cell.name}: {done.detail}"), soft_wrap=True)
     count = Counter(done.outcome for done in ended)
     told = [f"{count[outcome]} {outcome.value}" for outcome in Outcome if count[outcome]]
     if left := cells - len(ended):
