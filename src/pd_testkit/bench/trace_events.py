@@ -103,7 +103,7 @@ def _draw(life: Life, bars: list[Bar], arrows: list[Arrow]) -> None:
     client = _client(life)
     bars.append(client)
     way, p, d = life.passage, life.prefill, life.decode
-    name = client.name  # the same all over: viewers colour by it
+    name = client.name  # the same all over, so that a search finds all of it
     proxy = None
     if way is not None:
         proxy = _proxy(name, way)
