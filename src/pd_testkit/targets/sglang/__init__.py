@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SglangTarget", "target"]
 
-_LATE = (
-    f"{__name__}.room_side",
-    "sglang.srt.arg_groups.pipeline",
-    "sglang.srt.arg_groups.resolution_hooks",
-)
-"""What each engine would import: its driver, and what SGLang's arguments are completed by."""
-
 
 class SglangTarget(Target):
     """One transfer backend of the SGLang that is installed."""
@@ -55,7 +48,7 @@ class SglangTarget(Target):
         conn = f"sglang.srt.disaggregation.{backend.name}.conn"
         self._children = Children(
             {**COMMON, **backend.environment, **stubs},
-            imports=[f"{__name__}.imported", conn, *backend.modules, *_LATE],
+            imports=[f"{__name__}.imported", conn, *backend.modules, f"{__name__}.room_side"],
         )
 
     def version(self) -> str:
