@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from functools import cache
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 ENTRIES = 8192
 """That are remembered."""
-PAGE = 1000
+PAGE = 250
 """Entries that are told of at once: who is served meanwhile should not have to wait."""
 
 Entry = TypeVar("Entry", bound=msgspec.Struct)
@@ -77,10 +79,9 @@ class Timeline(Generic[Entry]):
         ask for to go on; ``entries``: each with its ``sequence``. Times are Unix seconds.
         """
         with self._lock:
-            entries, following = list(self._entries), self._next
-        first = following - len(entries)
-        begin = min(max(since, first), following)
-        wanted = entries[begin - first :][:PAGE]
+            first = self._next - len(self._entries)
+            begin = min(max(since, first), self._next)
+            wanted = list(islice(self._entries, begin - first, begin - first + PAGE))
         return {
             "now": now + self._offset,
             "first": first,
@@ -92,10 +93,16 @@ class Timeline(Generic[Entry]):
         }
 
     def _in_unix_time(self, entry: Entry) -> dict[str, Any]:
-        return {
-            name: value + self._offset if name.endswith("_at") and value is not None else value
-            for name, value in msgspec.structs.asdict(entry).items()
-        }
+        told = msgspec.structs.asdict(entry)
+        for name in _times(type(entry)):
+            if told[name] is not None:
+                told[name] += self._offset
+        return told
+
+
+@cache
+def _times(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(name for name in kind.__struct_fields__ if name.endswith("_at"))
 
 
 def number(given: str | None) -> int:
