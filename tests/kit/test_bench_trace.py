@@ -52,11 +52,13 @@ class Told:
         self.now = 1000.0
         self.forgotten = 0
         self.asked: list[int] = []
+        self.asks: Callable[[], object] = object
         self.entries: list[Any] = []
 
     async def timeline(self, http: web.Request) -> web.StreamResponse:
         since = int(http.query["since"])
         self.asked.append(since)
+        self.asks()
         begin = min(max(since, self.forgotten), len(self.entries))
         given = self.entries[begin : begin + self.page]
         return web.json_response(
@@ -312,3 +314,20 @@ def test_a_client_s_requests_are_followed_into_a_file(tmp_path: Path) -> None:
         assert len(ways) == 1
 
     run(scenario, completions=completions, timeline=proxy.timeline)
+
+
+def test_spans_that_an_exporter_still_gathers_are_waited_for(tmp_path: Path) -> None:
+    proxy = Told("proxy")
+
+    async def scenario(session: aiohttp.ClientSession, url: str) -> None:
+        reached = Reached(session, Endpoint(session, url), Engines([], []))
+        async with tracing(reached, lambda: 0.0) as trace:
+            trace.awaited = 1
+            proxy.asks = lambda: (
+                len(proxy.asked) == 4 and trace.spans.append(span(trace_id("run-0"), 1.0, 3))
+            )
+            await trace.write(tmp_path / "trace.json", [REQUEST])
+        assert [each.trace_id for each in trace.spans] == [trace_id("run-0")]
+        assert len(proxy.asked) == 4
+
+    run(scenario, timeline=proxy.timeline)
