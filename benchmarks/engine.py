@@ -45,7 +45,7 @@ TOGETHER = (1, 16)
 SHAPE = SHAPES["tiny"]
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
-LIMITS = {"model": 0.1, "core": 3.0, "HTTP": 2.0}
+LIMITS = {"model": 0.25, "core": 3.0, "HTTP": 2.0}
 """Of the ratios."""
 
 
