@@ -50,8 +50,8 @@ def bench(given: dict[str, str], tags: dict[str, str]) -> int:
             return 2
         if does == "hangs":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-            Path(fifo).write_text("here")
             try:
+                Path(fifo).write_text("here")
                 signal.pause()
             finally:
                 if Path(fifo).is_fifo():
