@@ -115,6 +115,18 @@ def test_entries_are_fetched_page_by_page_and_each_once() -> None:
     run(scenario, timeline=told.timeline)
 
 
+def test_who_fetches_at_once_gets_each_entry_once() -> None:
+    told = Told("engine")
+    told.entries = [PREFILL]
+
+    async def scenario(session: aiohttp.ClientSession, url: str) -> None:
+        source = Source(Endpoint(session, url), "prefill 0", lambda: 1000.0)
+        await asyncio.gather(source.fetch(), source.fetch())
+        assert source.entries() == [PREFILL]
+
+    run(scenario, timeline=told.timeline)
+
+
 def test_a_clock_that_is_ahead_is_set_right_by_half_the_round_trip() -> None:
     told = Told("engine", ahead=7.0)
     told.entries = [DECODE]

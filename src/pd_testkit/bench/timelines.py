@@ -6,6 +6,7 @@ of whoever tells; `Source.entries` has them by this machine's clock.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Container, Iterable
 from typing import Any, TypeVar
@@ -120,6 +121,7 @@ class Source:
         self._endpoint = endpoint
         self._clock = clock
         self._next = 0
+        self._fetching = asyncio.Lock()
         self._told: list[tuple[str, dict[str, Any]]] = []
 
     @property
@@ -128,9 +130,10 @@ class Source:
 
     async def fetch(self) -> None:
         """Take in what has come since the last call."""
-        more = not self.missing
-        while more:
-            more = await self._fetch_page()
+        async with self._fetching:
+            more = not self.missing
+            while more:
+                more = await self._fetch_page()
 
     async def _fetch_page(self) -> bool:
         """Whether there is more."""
