@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ _POINTS_PER_INCH = 72
 _PNG_DPI = 144
 _WIDTH = 6.8
 _LEGEND_LETTERS = 74
+_LEGEND_ROW = 0.2
 
 
 class CannotDraw(ValueError):
@@ -116,11 +118,14 @@ class Drawing:
             for _, look in named
         ]
         longest = max(len(name) for name, _ in named)
+        columns = max(1, min(len(named), _LEGEND_LETTERS // (longest + 6)))
+        rows = math.ceil(len(named) / columns)
+        self.figure.set_figheight(self.figure.get_figheight() + _LEGEND_ROW * rows)
         self.figure.legend(
             handles,
             [name for name, _ in named],
             loc="outside lower left",
-            ncols=max(1, min(len(named), _LEGEND_LETTERS // (longest + 6))),
+            ncols=columns,
             fontsize=9,
             handlelength=3,
         )
@@ -150,7 +155,7 @@ def begun(
     caption: str,
     *,
     bare: bool,
-    height: float = 4.0,
+    height: float = 3.8,
     panels: int = 1,
     ratios: Sequence[float] | None = None,
     share: bool = False,

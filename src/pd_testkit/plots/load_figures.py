@@ -35,12 +35,13 @@ _RANKS = (50, 90, 95, 99)
 
 def throughput(gathered: Gathered, *, bare: bool = False) -> Drawing:
     """Output tokens per second against concurrency, of closed loops."""
-    groups = _groups(gathered, "concurrency", "throughput", _told_throughput)
+    groups, notes = _groups(gathered, "concurrency", "throughput", _told_throughput)
     drawing = begun(
         "Throughput against concurrency",
         _repeated(groups, "mean of repeated runs; bars: the smallest and the largest"),
         bare=bare,
     )
+    drawing.notes += notes
     (axes,) = drawing.axes
     for name, points in groups.items():
         place, look = drawing.entry(name)
@@ -69,13 +70,14 @@ def throughput(gathered: Gathered, *, bare: bool = False) -> Drawing:
 
 def ttft(gathered: Gathered, *, bare: bool = False) -> Drawing:
     """TTFT against prompt tokens: the median, and a band up to p95."""
-    groups = _groups(gathered, "prompt_tokens", "TTFT", _median_and_p95)
+    groups, notes = _groups(gathered, "prompt_tokens", "TTFT", _median_and_p95)
     drawing = begun(
         "Time to first token against prompt tokens",
         "lines: median; bands: up to the 95th percentile"
         + ("; means of repeated runs" if _are_repeated(groups) else ""),
         bare=bare,
     )
+    drawing.notes += notes
     (axes,) = drawing.axes
     unit = seconds(max(p95 for each in groups.values() for at in each.values() for _, p95 in at))
     for name, points in groups.items():
@@ -130,9 +132,9 @@ def latency(gathered: Gathered, *, bare: bool = False) -> Drawing:
             for x, rank in zip(at, _RANKS, strict=True):
                 told = f"p{rank} {of.upper()} {number(x)} {unit.name} of {len(values)}"
                 drawing.mark(axes, x, rank, _of(name, told), place)
-        smallest = min(everything)
-        if smallest > 0 and max(everything) / smallest >= 30:
+        if (least := _least_of_log(sorted(everything))) is not None:
             axes.set_xscale("log")
+            axes.set_xlim(left=least * unit.factor)
             plain_log(axes.xaxis)
         else:
             axes.set_xlim(left=0)
@@ -142,6 +144,15 @@ def latency(gathered: Gathered, *, bare: bool = False) -> Drawing:
         axes.set_ylim(0, 102)
         axes.set_yticks([0, 25, 50, 75, 100])
     return drawing
+
+
+def _least_of_log(ordered: Sequence[float]) -> float | None:
+    """Where a log axis begins, if values span so much that they need one; several tokens may come
+    in one piece, and have no time between them."""
+    least, median, most = ordered[0], percentile(ordered, 50), ordered[-1]
+    if least > 0 and most / least >= 30:
+        return least
+    return median / 20 if median > 0 and most / median >= 10 else None
 
 
 def ecdf(ordered: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -258,8 +269,11 @@ Told = Callable[[Load], Any]
 Points = dict[float, list[Any]]
 
 
-def _groups(gathered: Gathered, along: str, what: str, told: Told) -> dict[str, Points]:
-    """Series of points along a trait, from the smallest; what loads say, by the trait's value."""
+def _groups(
+    gathered: Gathered, along: str, what: str, told: Told
+) -> tuple[dict[str, Points], list[str]]:
+    """Series of points along a trait, from the smallest: what loads say, by the trait's value. And
+    notes of what is not among them."""
     loads = [load for load in gathered.loads if load.command in _MEASURING]
     if not loads:
         raise CannotDraw("there is no run of bench, and no CSV of the testbed")
@@ -272,10 +286,18 @@ def _groups(gathered: Gathered, along: str, what: str, told: Told) -> dict[str, 
     values = {load.traits[along] for load in known}
     if len(values) < 2:
         raise CannotDraw(f"all runs have {said(along, values.pop())}: it needs two values")
-    return {
+    groups = {
         name: _by_value(group, along, told)
         for name, group in series(known, along, *_TIED.get(along, ())).items()
     }
+    lines = {name: points for name, points in groups.items() if len(points) > 1}
+    if not lines:
+        raise CannotDraw(f"no two runs differ in nothing but {along.replace('_', ' ')}")
+    return lines, _left_out(len(groups) - len(lines))
+
+
+def _left_out(count: int) -> list[str]:
+    return [f"{count} series with a single value left out"] if count else []
 
 
 _TIED = {"concurrency": ("arrivals", "rate")}

@@ -39,7 +39,10 @@ MEASURES = (
 
 _TOLD_OTHERWISE = ("mode", "prefill", "decode", "cell")
 """Tags; ``cell`` is only the name of a sweep's file."""
-_TESTBED = re.compile(r"run_model_(?P<model>.+)_conc(?P<c>\d+)_pt(?P<pt>\d+)_mt(?P<mt>\d+)")
+_TESTBED = re.compile(
+    r"run_model_(?P<model>.+)_conc(?P<c>\d+)_pt(?P<pt>\d+)_mt(?P<mt>\d+)(?:_(?P<rest>.+))?"
+)
+_TESTBED_TRAITS = ("label", "model", "mode", "concurrency", "prompt_tokens", "max_tokens")
 _TESTBED_COLUMNS = {"p50_ttft", "p95_ttft", "aggregate_throughput"}
 
 
@@ -192,15 +195,21 @@ def _row(path: Path, row: Mapping[str, str]) -> Load:
         "aggregate_throughput": "output_tokens_per_s",
     }
     told |= {new: numbers[old] for old, new in renamed.items() if old in numbers}
-    traits: dict[str, Any] = {"label": row.get("label") or None}
+    traits: dict[str, Any] = {}
     if named:
-        traits |= {
+        traits = {
+            "label": named["rest"],
             "model": named["model"],
             "concurrency": int(named["c"]),
             "prompt_tokens": int(named["pt"]),
             "max_tokens": int(named["mt"]),
         }
-    return Load(path.stem, "testbed", traits, told)
+    traits |= {name: _trait(row[name]) for name in _TESTBED_TRAITS if row.get(name)}
+    return Load(row.get("run") or path.stem, "testbed", traits, told)
+
+
+def _trait(cell: str) -> Any:
+    return int(cell) if cell.isdecimal() else cell
 
 
 def _is_measure(column: str) -> bool:
@@ -229,8 +238,9 @@ class Gathered:
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
-    """Result files and the testbed's CSVs, which are named or lie in folders that are named. The
-    CSV of a run whose result file lies beside it is left out.
+    """Result files and the testbed's CSVs, which are named or lie in folders that are named. CSVs
+    that lie beside result files tell of the same runs, and are left out unless they are named; so
+    is what another CSV has told already.
 
     Raises:
         NoResult: there is nothing, or what is named is none.
@@ -253,16 +263,19 @@ def gather(paths: Sequence[Path]) -> Gathered:
             raise
         found = []
     results = tuple(map(read, found))
-    beside = {path.with_suffix("") for path in found}
+    beside = {path.parent for path in found}
     loads = [
         load
         for result in results
         if result.run.command != "bandwidth"
         for load in of_result(result)
     ]
+    told: list[Mapping[str, Any]] = []
     for path, rows in by_csv.items():
-        if path.with_suffix("") not in beside:
-            loads += rows
+        if path in paths or path.parent not in beside:
+            fresh = [row for row in rows if row.told not in told]
+            told += [row.told for row in fresh]
+            loads += fresh
     return Gathered(results, tuple(loads))
 
 
