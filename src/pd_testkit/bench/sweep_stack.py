@@ -32,14 +32,14 @@ sys.stdin.read()
 """What ``pd-testkit up`` runs against the stack: tells where it is, and ends when this process does
 by whatever it ends. With that the stack ends."""
 
-
 TIED = """
-import subprocess, sys, threading
+import os, subprocess, sys, threading
 process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-threading.Thread(target=lambda: (sys.stdin.read(), process.terminate()), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 1), process.terminate()), daemon=True).start()
 sys.exit(process.wait())
 """
-"""Runs a command in the same way: it is told to end when this process does."""
+"""Runs a command in the same way: it is told to end when this process does. Not by `sys.stdin`,
+whose lock a thread would still have when Python ends."""
 
 
 class NotUp(Exception):
