@@ -24,6 +24,15 @@ from pd_testkit.bench.sweep_needs import Machine
 
 END_S = 60.0
 """Real seconds that a stack may take to go down after it was told to."""
+FREE_PORTS = tuple(
+    word
+    for name in (
+        *("router", "prefill", "decode", "prefill-side", "decode-side"),
+        *("discovery", "metrics"),
+    )
+    for word in (f"--{name}-port", "0")
+)
+"""Arguments of ``pd-testkit up`` for a stack beside others."""
 _TAIL = 400
 _SEEN = "accuracy.json"
 
@@ -145,19 +154,9 @@ class Sweep:
         """What is run for a case."""
         folder = self._folder(case)
         then = [*self.kit, "accuracy", *self.accuracy, "--json", str(folder / _SEEN)]
-        ports = (
-            "router",
-            "prefill",
-            "decode",
-            "prefill-side",
-            "decode-side",
-            "discovery",
-            "metrics",
-        )
-        free = [word for name in ports for word in (f"--{name}-port", "0")]
         name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]
         own = ["--name", f"sweep-{name}", "--log-dir", str(folder)]
-        return [*self.kit, "up", *own, *free, *case.arguments, "--then", shlex.join(then)]
+        return [*self.kit, "up", *own, *FREE_PORTS, *case.arguments, "--then", shlex.join(then)]
 
     async def _one(self, case: Case) -> Result:
         folder = self._folder(case)

@@ -17,11 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from pd_testkit.bench.sweep import END_S, end
+from pd_testkit.bench.sweep import END_S, FREE_PORTS, end
 from pd_testkit.bench.sweep_matrix import Case, Settings
 
-PORTS = ("router", "prefill", "decode", "prefill-side", "decode-side", "discovery", "metrics")
-"""That ``pd-testkit up`` gives to its processes."""
 _TAIL = 300
 _HOLD = """
 import json, os, sys
@@ -83,10 +81,9 @@ def command(kit: Sequence[str], settings: Settings, log: Path) -> list[str]:
     """What brings it up, on free ports and with a name of its own."""
     name = hashlib.sha256(str(log.absolute()).encode()).hexdigest()[:12]
     own = ["--name", f"sweep-{name}-{os.getpid()}", "--log-dir", str(log.parent)]
-    free = [word for port in PORTS for word in (f"--{port}-port", "0")]
     hold = shlex.join([sys.executable, "-c", _HOLD])
     arguments = Case("", settings).arguments
-    return [*kit, "up", "--json", *own, *free, *arguments, "--then", hold]
+    return [*kit, "up", "--json", *own, *FREE_PORTS, *arguments, "--then", hold]
 
 
 async def _ready(process: asyncio.subprocess.Process) -> dict[str, str] | None:
