@@ -245,7 +245,8 @@ def _annotate(drawing: Drawing, labels: Sequence[tuple[str, tuple[float, float]]
             axes.annotate(
                 text,
                 (x, y),
-                xytext=(7, -9),
+                xytext=(-7 if at[0] > 0.93 else 7, 4 if at[1] < 0.07 else -9),
+                ha="right" if at[0] > 0.93 else "left",
                 textcoords="offset points",
                 fontsize=8,
                 color=SOFT,

@@ -109,7 +109,7 @@ def _plots(gathered: Gathered) -> Iterable[dict[str, Any]]:
             "kind": drawn.kind,
             "reason": "",
             "title": drawn.drawing.title,
-            "caption": " ".join([drawn.drawing.caption, *drawn.drawing.notes]),
+            "caption": "; ".join([drawn.drawing.caption, *drawn.drawing.notes]),
             "svg": Markup(inline(drawn.drawing, drawn.kind)),  # noqa: S704 - escaped by ElementTree
             "series": [
                 (place, name, _variable(look), look)
