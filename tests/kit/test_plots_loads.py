@@ -164,3 +164,19 @@ def test_differences_are_in_percent_of_the_baseline():
         "error_rate": (None, ""),
         "p50_ttft": (pytest.approx(50.0), "worse"),
     }
+
+
+def test_a_table_of_all_runs_tells_what_each_is_and_counts_none_twice(tmp_path):
+    head, row = CSV.splitlines()
+    (tmp_path / f"{NAME}_mode-pd.csv").write_text(CSV)
+    other = row.replace("964.1", "800.0")
+    rows = [f"a,tiny,pd,4,{row}", f"b,tiny,ppd,8,{other}"]
+    text = "\n".join([f"run,model,mode,concurrency,{head}", *rows])
+    (tmp_path / "summary.csv").write_text(f"{text}\n")
+    loads = gather([tmp_path]).loads
+    assert [load.measure("throughput") for load in loads] == [964.1, 800.0]
+    assert loads[0].traits["label"] == "mode-pd"
+    assert (loads[1].name, loads[1].traits) == (
+        "b",
+        {"model": "tiny", "mode": "ppd", "concurrency": 8},
+    )
