@@ -7,6 +7,7 @@ import errno
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
@@ -32,6 +33,9 @@ from pd_testkit.proxy.log import Log
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DRAIN_S = 1.0
 """What is under way may take so long after the signal."""
+SWITCH_S = 0.0005
+"""After which the thread that computes lets the loop's thread run. By Python's 5 ms a small model
+has several tokens done in between, and its clients get them in clumps."""
 
 
 class EngineProcess:
@@ -82,6 +86,8 @@ class EngineProcess:
             if getattr(problem, "errno", None) == errno.EADDRINUSE:
                 reason = f"--side-channel-port {port}: it is in use, or one of those after it"
             raise click.ClickException(reason) from None
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         try:
             server = Server(self._engine(), about=self._about(), admin_key=admin_key)
             runner = web.AppRunner(
@@ -104,6 +110,7 @@ class EngineProcess:
             finally:
                 await runner.cleanup()
         finally:
+            sys.setswitchinterval(usual)
             self._core.close()
             self._event("ended")
 
