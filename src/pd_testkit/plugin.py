@@ -26,6 +26,8 @@ MARKERS = (
     "pd_l3: real GPUs and RDMA",
     "rdma: needs an RDMA device",
     "gpus(n): needs n GPUs",
+    "gpu_memory(gib): needs GPUs of so much memory: one, or those of gpus(n)",
+    "requires_package(name, at_least=''): needs the package, of that version or a newer one",
 )
 
 RUN = pytest.StashKey[Run]()
@@ -57,7 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--pd-require",
         metavar="HARDWARE",
-        help="fail at the start where it is missing, instead of skipping; such as rdma,gpus=2",
+        help="fail at the start where it is missing, instead of skipping; such as "
+        "rdma,gpus=2,gpu_memory=40,package=nixl>=1.0",
     )
     group.addoption(
         "--pd-seed", metavar="N", help="seed of all that is random; drawn and shown by default"

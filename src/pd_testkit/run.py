@@ -18,6 +18,7 @@ import pd_testkit
 if TYPE_CHECKING:
     from pd_testkit.contract import Target
     from pd_testkit.hardware import Hardware
+    from pd_testkit.hardware.gpu import Gpu
     from pd_testkit.report.conformance import Conformance, Journal, TargetResults
 
 VERDICT = "pd_verdict"
@@ -102,17 +103,20 @@ class Run:
         given = self.config.getoption("--pd-require")
         if given is None:
             return
-        rdma, gpus = False, 0
-        for name in split(given):
-            kind, _, number = name.partition("=")
-            if name == "rdma":
-                rdma = True
-            elif kind == "gpus" and number.isascii() and number.isdigit() and int(number) > 0:
-                gpus = int(number)
-            else:
-                raise pytest.UsageError(f"--pd-require {given}: {name!r} is not rdma or gpus=N")
-        if lacking := self.hardware.lacks(rdma=rdma, gpus=gpus):
-            raise pytest.UsageError(f"--pd-require {given}: this machine lacks {lacking}")
+        from pd_testkit.hardware.needs import parse
+
+        try:
+            needs = parse(given)
+        except ValueError as wrong:
+            raise pytest.UsageError(f"--pd-require {given}: {wrong}") from None
+        if lacking := needs.lacking(self.hardware, self._gpus):
+            raise pytest.UsageError(f"--pd-require {given}: {lacking}")
+
+    def _gpus(self) -> tuple[Gpu, ...]:
+        """Those of this machine, with their memory; runs a driver's command."""
+        from pd_testkit.hardware.machine import gpus
+
+        return gpus()
 
     @property
     def _worker(self) -> Any:
@@ -189,13 +193,11 @@ class Run:
 
             if clause_id not in CLAUSES:
                 raise pytest.UsageError(f"{item.nodeid}: {unknown_clause(clause_id)}")
-        gpus = item.get_closest_marker("gpus")
-        rdma = item.get_closest_marker("rdma")
-        if gpus is None and rdma is None:
-            return
-        wanted = int(gpus.args[0]) if gpus is not None else 0
-        if lacking := self.hardware.lacks(rdma=rdma is not None, gpus=wanted):
-            pytest.skip(f"not applicable: this machine lacks {lacking}")
+        if not {"gpus", "rdma", "gpu_memory", "requires_package"}.isdisjoint(item.keywords):
+            from pd_testkit.hardware.marked import needs_of
+
+            if lacking := needs_of(item).lacking(self.hardware, self._gpus):
+                pytest.skip(f"not applicable: {lacking}")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

@@ -139,14 +139,19 @@ def test_a_source_needs_a_target_that_takes_one(repository: Repository) -> None:
     )
 
 
+NOT_HARDWARE = "is not rdma, gpus=N, gpu_memory=GIB or package=NAME[>=VERSION]"
+
+
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
         ("--pd-layer", "l1,l4", "there is no layer 'l4'; choose of l1,l2,l3"),
         ("--pd-layer", "", "there is no layer ''; choose of l1,l2,l3"),
-        ("--pd-require", "rdma,tpu", "'tpu' is not rdma or gpus=N"),
-        ("--pd-require", "gpus=0", "'gpus=0' is not rdma or gpus=N"),
-        ("--pd-require", "gpus", "'gpus' is not rdma or gpus=N"),
+        ("--pd-require", "rdma,tpu", f"'tpu' {NOT_HARDWARE}"),
+        ("--pd-require", "gpus=0", f"'gpus=0' {NOT_HARDWARE}"),
+        ("--pd-require", "gpus", f"'gpus' {NOT_HARDWARE}"),
+        ("--pd-require", "gpu_memory=much", f"'gpu_memory=much' {NOT_HARDWARE}"),
+        ("--pd-require", "package=", f"'package=' {NOT_HARDWARE}"),
         ("--pd-seed", "-1", "not a whole number from 0 on"),
         ("--pd-seed", "0x1", "not a whole number from 0 on"),
     ],

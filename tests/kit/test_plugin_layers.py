@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pd_testkit.hardware import Hardware, detect
+from pd_testkit.hardware import Hardware, detect, machine
 from tests.kit.plugin_runs import Repository
 
 LAYERED = """
@@ -78,6 +78,65 @@ def test_required_hardware_that_is_missing_fails_the_run(repository: Repository)
     result.stderr.fnmatch_lines(
         ["ERROR: --pd-require rdma,gpus=8: this machine lacks 8 GPUs (2 found)"]
     )
+
+
+MARKED = """
+import pytest
+
+@pytest.mark.gpu_memory(40)
+def test_large(): pass
+
+@pytest.mark.requires_package("pytest", "8.0")
+def test_there(): pass
+
+@pytest.mark.requires_package("pytest", at_least="1000")
+def test_newer(): pass
+
+@pytest.mark.requires_package("no-such-package-at-all")
+def test_missing(): pass
+"""
+
+DRIVER = """
+from pd_testkit.hardware import machine
+from pd_testkit.hardware.gpu import Gpu
+machine.gpus = lambda: (Gpu("cuda", 0, "one", {gib} << 30), Gpu("cuda", 1, "other", None))
+"""
+
+
+@pytest.fixture
+def _keep_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `keep_detect`."""
+    monkeypatch.setattr(machine, "gpus", machine.gpus)
+
+
+@pytest.mark.usefixtures("_keep_gpus")
+@pytest.mark.parametrize(("gib", "passed"), [(80, 2), (24, 1)])
+def test_memory_and_packages_are_needs_too(repository: Repository, gib: int, passed: int) -> None:
+    repository.pytester.makepyfile(MARKED)
+    result = run(repository, RICH + DRIVER.format(gib=gib), "-rs")
+    result.assert_outcomes(passed=passed, skipped=4 - passed)
+    result.stdout.fnmatch_lines_random(
+        [
+            "SKIPPED * not applicable: pytest * is older than 1000",
+            "SKIPPED * not applicable: no-such-package-at-all is not installed",
+        ]
+    )
+    lacks = "not applicable: this machine lacks 1 GPU of 40 GiB (24, 0)"
+    assert (lacks in result.stdout.str()) is (gib < 40)
+
+
+def test_a_required_package_that_is_missing_fails_the_run(repository: Repository) -> None:
+    repository.pytester.makepyfile(MARKED)
+    result = run(repository, BARE, "--pd-require", "package=pytest>=1000")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --pd-require package=*: pytest * is older than 1000"])
+
+
+def test_a_marker_without_its_number_stops_the_run(repository: Repository) -> None:
+    repository.pytester.makepyfile("import pytest\n@pytest.mark.gpus\ndef test_one(): pass")
+    result = run(repository, RICH)
+    assert result.ret != pytest.ExitCode.OK
+    assert "a marker of what it needs" in result.stdout.str() + result.stderr.str()
 
 
 def files(root: Path, content: dict[str, str]) -> Path:
