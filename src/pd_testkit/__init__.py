@@ -4,7 +4,12 @@ Importing this package imports nothing heavy: the rooms (``fabric``, ``stubs``, 
 ``suites``, ``targets``, ``reference``) are imported by whoever needs them.
 """
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("pd-testkit")
+except PackageNotFoundError:  # sources on the path, not installed
+    __version__ = "0+unknown"
 
 pytest_plugins = ("pd_testkit.plugin",)
 """This package is the pytest11 entry point, and the plugin comes from here. That way it is loaded

@@ -114,6 +114,12 @@ class TestTheRecord:
         newer = replace(ONE, version="2.0")
         assert record.merged([ONE, other], [newer]) == (newer, other)
 
+    def test_has_the_release_of_the_kit_itself(self) -> None:
+        kit = replace(ONE, name="reference", version="0.2.0.dev7+g0123abc")
+        (recorded,) = record.merged([], [kit])
+        assert recorded == replace(kit, version="0.2.0")
+        assert record.differences([recorded], [kit]) == []
+
     def test_has_two_versions_of_one_target_that_differ_in_shape(self) -> None:
         old, new = replace(ONE, version="a (#253)"), replace(ONE, version="b (package)")
         assert record.merged([old], [new]) == (old, new)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+
+from packaging.version import Version
 
 from pd_testkit.contract import Unit
 from pd_testkit.contract.clauses import CLAUSES
@@ -63,9 +66,14 @@ def write(columns: Iterable[Column], file: Path = RECORD) -> None:
 
 
 def merged(known: Iterable[Column], fresh: Iterable[Column]) -> tuple[Column, ...]:
-    """The record with some targets run anew, each in its old place."""
+    """The record with some targets run anew, each in its old place.
+
+    The kit's own version is another one in each commit: its release is recorded.
+    """
     by_name = {(column.name, _short(column)): column for column in known}
     for column in fresh:
+        if _is_the_kit(column):
+            column = replace(column, version=Version(column.version).base_version)
         by_name[column.name, _short(column)] = column
     return tuple(by_name.values())
 
