@@ -102,15 +102,6 @@ def test_an_archive_of_a_tag_is_of_that_version(committed: Path, tmp_path: Path)
     assert version_of(tmp_path / "unpacked") == "0.3.0"
 
 
-def test_an_archive_of_a_commit_before_any_tag_tells_the_commit(
-    committed: Path, tmp_path: Path
-) -> None:
-    git(committed, "archive", "--output", str(tmp_path / "kit.tar"), "HEAD")
-    with tarfile.open(tmp_path / "kit.tar") as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
-    assert str(Version(version_of(tmp_path / "unpacked")).local).startswith("g")
-
-
 def test_the_kit_says_the_version_that_is_installed() -> None:
     assert pd_testkit.__version__ == importlib.metadata.version("pd-testkit")
     assert "unknown" not in pd_testkit.__version__
