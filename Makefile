@@ -13,7 +13,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: check test targets targets-docs lint docs bench soak clean venv
+.PHONY: check test targets targets-docs lint docs docs-site bench soak clean venv
 
 check: $(VENV)/.ready
 	$(BIN)/python -m pytest tests/disaggregation -n 2 $(ARGS)
@@ -40,6 +40,12 @@ lint: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/python -m pd_testkit.report.contract_doc > docs/contract.md
 	$(BIN)/python -m tests.kit.mutants > docs/mutants.md
+	$(BIN)/python -m tests.docs.reference
+
+# The site of docs/, into build/site: strict, so that a broken link or a page that is nowhere fails.
+docs-site: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/fabric_copy.py
