@@ -18,6 +18,7 @@ _APART = {
     "collect": ("pd_testkit.bench.collect_command", "Old logs and results as CSV."),
     "compare": ("pd_testkit.bench.compare_command", "P/D against other modes of routing."),
     "conform": ("pd_testkit.conform", "Check an implementation, or a router that runs."),
+    "doctor": ("pd_testkit.doctor", "What this machine has, and what tests lack."),
     "down": ("pd_testkit.stack.command", "Take a deployment down."),
     "engine": ("pd_testkit.engine.command", "Serve a small model with a real paged KV cache."),
     "kv-size": ("pd_testkit.bench.kv_size_command", "Bytes of a model's KV."),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pd_testkit.hardware import Hardware
     from pd_testkit.hardware.gpu import Gpu
     from pd_testkit.report.conformance import Conformance, Journal, TargetResults
+    from pd_testkit.report.l3 import L3
 
 VERDICT = "pd_verdict"
 """The attribute of a report that holds its verdict, as plain data."""
@@ -34,6 +35,8 @@ class Run:
         self.stopped = False
         """A target or an option turned out to be unusable."""
         self.written: tuple[Path, ...] = ()
+        self._l3: L3 | None = None
+        """There is one as soon as an L3 test was reported."""
         self._journal: Journal | None = None
         """There is one as soon as a clause was checked."""
         self._target: Target | None = None
@@ -161,14 +164,23 @@ class Run:
     def _asked(self) -> bool:
         return bool(self.config.getoption("--pd-target") or self.config.getoption("--pd-report"))
 
-    def pytest_report_header(self) -> str | None:
-        return self._header() if self._asked else None
+    def pytest_report_header(self) -> list[str]:
+        lines = [self._header()] if self._asked else []
+        return lines + (self._machine() if self.config.getoption("--pd-require") else [])
 
-    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> str | None:
+    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
         """The header comes here where only the collected tests tell that the kit is at work."""
-        if self._asked or self.config.get_verbosity() < 0:
-            return None
-        return self._header() if any(clause_of(item) is not None for item in items) else None
+        if self.config.get_verbosity() < 0:
+            return []
+        clauses = not self._asked and any(clause_of(item) is not None for item in items)
+        l3 = not self.config.getoption("--pd-require") and any("pd_l3" in i.keywords for i in items)
+        return ([self._header()] if clauses else []) + (self._machine() if l3 else [])
+
+    def _machine(self) -> list[str]:
+        """The machine in a few lines; drivers are asked where there is a GPU."""
+        from pd_testkit.hardware.machine import brief
+
+        return brief(self.hardware, self._gpus() if self.hardware.gpus else ())
 
     def _header(self) -> str:
         named = "reference (default)"
@@ -244,6 +256,11 @@ class Run:
         return (f"PD_EXAMPLES={shlex.quote(level)} " if level else "") + shlex.join(words)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._worker is None and "pd_l3" in report.keywords:
+            from pd_testkit.report.l3 import L3
+
+            self._l3 = self._l3 or L3()
+            self._l3.add(report)
         if self._worker is None and (found := vars(report).get(VERDICT)) is not None:
             from pd_testkit.report.conformance import Journal, Verdict
 
@@ -299,6 +316,9 @@ class Run:
                 for line in details(target):
                     terminalreporter.write_line(line)
             terminalreporter.write_line(verdict(target, self.seed), **colour)
+        if self._l3 is not None:
+            for line in self._l3.lines(str(self.hardware)):
+                terminalreporter.write_line(line)
         if self.written:
             terminalreporter.write_line(f"report: {', '.join(map(str, self.written))}")
 

@@ -139,6 +139,40 @@ def test_a_marker_without_its_number_stops_the_run(repository: Repository) -> No
     assert "a marker of what it needs" in result.stdout.str() + result.stderr.str()
 
 
+L3 = """
+import pytest
+pytestmark = pytest.mark.pd_l3
+
+def test_passes(): pass
+def test_fails(): assert not "equal"
+@pytest.mark.rdma
+def test_rdma(): pass
+@pytest.mark.rdma
+def test_more_rdma(): pass
+@pytest.mark.gpus(8)
+def test_gpus(): pass
+"""
+
+
+def test_what_ran_on_what_is_counted(repository: Repository) -> None:
+    repository.pytester.makepyfile(L3)
+    result = run(repository, BARE)
+    result.assert_outcomes(passed=1, failed=1, skipped=3)
+    result.stdout.fnmatch_lines(
+        [
+            "pd-testkit L3: no RDMA, no GPU; *",
+            "L3 on no RDMA, no GPU: 1 passed, 1 failed, 3 skipped",
+            "  2 skipped: this machine lacks an RDMA device *",
+            "  1 skipped: this machine lacks 8 GPUs (0 found)",
+        ]
+    )
+
+
+def test_a_run_without_l3_says_nothing_of_it(repository: Repository) -> None:
+    repository.pytester.makepyfile("def test_one(): pass")
+    assert "L3" not in run(repository, RICH).stdout.str()
+
+
 def files(root: Path, content: dict[str, str]) -> Path:
     for name, text in content.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

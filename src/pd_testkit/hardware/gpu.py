@@ -18,3 +18,8 @@ class Gpu:
     index: int
     name: str
     memory: int | None
+
+    def __str__(self) -> str:
+        """Such as ``cuda:0 NVIDIA H100 80GB HBM3, 79.6 GiB``."""
+        memory = "memory unknown" if self.memory is None else f"{self.memory / 2**30:.1f} GiB"
+        return f"{self.platform}:{self.index} {self.name}, {memory}"

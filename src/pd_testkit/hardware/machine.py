@@ -92,3 +92,10 @@ def survey(root: Path = Path("/"), ask: Ask = answer) -> Machine:
         docker=(ask(DOCKER) or "").strip(),
         memlock=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
     )
+
+
+def brief(hardware: Hardware, known: tuple[Gpu, ...]) -> list[str]:
+    """A header's lines: hardware, and versions of what moves KV. No command is run for it."""
+    there = ((name, packages.version(name)) for name in packages.SHOWN)
+    versions = ", ".join(f"{name} {version}" for name, version in there if version)
+    return [f"pd-testkit L3: {hardware}; {versions or 'no packages'}", *(f"  {g}" for g in known)]
