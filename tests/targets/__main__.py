@@ -12,7 +12,7 @@ import click
 
 from pd_testkit.report.matrix import aligned, by_unit, columns, summary
 from tests.targets import accuracy, clients, record
-from tests.targets.columns import BY_NAME, PACKAGES, checkouts
+from tests.targets.columns import BY_NAME, PACKAGES, checkouts, of_the_day
 from tests.targets.environments import ENVIRONMENTS, InstallError, cache, install
 from tests.targets.stage import AT_ONCE, ROOT, Ran, Stage
 
@@ -45,19 +45,27 @@ def libraries() -> None:
 @main.command()
 @click.argument("names", nargs=-1, metavar="[TARGET]...")
 @click.option("--record", "recording", is_flag=True, help="Take the result into docs and README.")
-def run(names: tuple[str, ...], recording: bool) -> None:
+@click.option(
+    "--newest", is_flag=True, help="The releases of the day in place of those that are pinned."
+)
+def run(names: tuple[str, ...], recording: bool, newest: bool) -> None:
     """Run the targets, or those named, and compare with docs/conformance.json.
 
     ATOM is on no package index: PD_ATOM_SOURCE names checkouts of it. vllm-router-discovery is run
-    where it is named only.
+    where it is named only. What is not as recorded is in build/targets/differences.txt as well.
     """
+    if recording and newest:
+        _fail("--record and --newest: what is recorded is what is pinned")
     usual = (*PACKAGES, *checkouts())
     every = {column.name: column for column in (*usual, *BY_NAME)}
     if unknown := [name for name in names if name not in every]:
         _fail(f"there is no target {unknown[0]!r} here; choose of {', '.join(every)}")
     chosen = [every[name] for name in names] if names else list(usual)
     stage = Stage(FOLDER.absolute(), _say)
-    needed = {column.environment for column in chosen} if names else ENVIRONMENTS.values()
+    if newest:
+        chosen = [of_the_day(column) for column in chosen]
+    asked = names or newest
+    needed = {column.environment for column in chosen} if asked else ENVIRONMENTS.values()
     try:
         stage.install(environment for environment in needed if environment is not None)
     except InstallError as error:
@@ -66,11 +74,12 @@ def run(names: tuple[str, ...], recording: bool) -> None:
     found = columns(each.document for each in ran if each.document is not None)
     _show(ran, found)
     known = record.read() if record.RECORD.is_file() else ()
+    lines = record.differences(known, found)
     if recording:
         everything = record.merged(known, found)
         record.write(everything)
         docs()
-    elif lines := record.differences(known, found):
+    elif lines:
         click.echo("not as docs/conformance.json has it (make targets-docs records it anew):")
         for line in lines:
             click.echo(f"  {line}")
@@ -78,6 +87,9 @@ def run(names: tuple[str, ...], recording: bool) -> None:
         if each.unsteady:
             click.echo(f"\nUNSTEADY, failed beside others and not alone: {each.unsteady}", err=True)
     problems = [each.problem for each in ran if each.problem]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    differences = [*lines, *(problem.splitlines()[0] for problem in problems)]
+    (FOLDER / "differences.txt").write_text("".join(f"{line}\n" for line in differences), "utf-8")
     for problem in problems:
         click.echo(f"\n{problem}", err=True)
     passed, failed = len(ran) - len(problems), len(problems)

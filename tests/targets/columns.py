@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.targets.environments import ENVIRONMENTS, Environment
@@ -82,3 +82,10 @@ def checkouts() -> tuple[Column, ...]:
         )
         for source in sources
     )
+
+
+def of_the_day(column: Column) -> Column:
+    """The same with its package's newest release in place of the pinned one."""
+    if column.environment is None:
+        return column
+    return replace(column, environment=replace(column.environment, newest=True))

@@ -1,6 +1,7 @@
 """One virtual environment per family of targets, with pinned versions, kept in a cache.
 
-An environment is named by what is in it: other pins, or another Python, make another folder.
+An environment is named by what is in it: other pins, or another Python, make another folder. With
+the releases of the day in place of those that are pinned, each process makes one anew.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -39,12 +41,16 @@ class Environment:
         torch: it needs torch, which comes first, and plainly: other ways bring CUDA.
         vllm: it has vLLM, from the sdist and as pure Python: its kernels are not asked for.
         libraries: shared libraries of the system, by the Debian package that has each.
+        subjects: the pinned packages that are under test; vLLM is always.
+        newest: what is under test is the index's newest, and not what is pinned.
     """
 
     name: str
     torch: bool = False
     vllm: bool = False
     libraries: tuple[tuple[str, str], ...] = ()
+    subjects: tuple[str, ...] = ()
+    newest: bool = False
 
     @property
     def pins(self) -> Path:
@@ -55,6 +61,7 @@ class Environment:
         """Where it is, or will be."""
         what = [platform.python_version(), platform.machine(), self.pins.read_text("utf-8")]
         what += [TORCH] * self.torch + [VLLM] * self.vllm
+        what += [f"newest of process {os.getpid()}"] * self.newest
         digest = hashlib.sha256("\n".join(what).encode()).hexdigest()[:12]
         return cache() / f"{self.name}-{digest}"
 
@@ -75,8 +82,8 @@ ENVIRONMENTS = {
     each.name: each
     for each in (
         Environment("vllm", torch=True, vllm=True, libraries=_MOONCAKE),
-        Environment("sglang", torch=True, libraries=_MOONCAKE),
-        Environment("routers"),
+        Environment("sglang", torch=True, libraries=_MOONCAKE, subjects=("sglang",)),
+        Environment("routers", subjects=("vllm-router", "sglang-router")),
         Environment("clients", torch=True),
     )
 }
@@ -139,13 +146,33 @@ def _make(environment: Environment) -> None:
         if environment.torch:
             pip(TORCH)
         pip("--no-deps", "-r", str(environment.pins))
+        if environment.newest and environment.subjects:
+            # What a release newly imports is missing then, and told: the pins want an update.
+            pip("--no-deps", "--upgrade", *environment.subjects)
         if environment.vllm:
             pip(*_BUILD)
+            vllm = f"vllm=={_newest(environment.python, 'vllm')}" if environment.newest else VLLM
             pip(
-                *("--no-deps", "--no-build-isolation", "--no-binary", "vllm", VLLM),
+                *("--no-deps", "--no-build-isolation", "--no-binary", "vllm", vllm),
                 VLLM_TARGET_DEVICE="empty",
-                VLLM_VERSION_OVERRIDE=VLLM.partition("==")[2],
+                VLLM_VERSION_OVERRIDE=vllm.partition("==")[2],
             )
+
+
+def _newest(python: Path, package: str) -> str:
+    """The version that the index has today; pip says ``vllm (0.33.0)`` and then all of them."""
+    command = [str(python), "-m", "pip", "index", "versions", package, "--no-input"]
+    ended = subprocess.run(
+        [*command, "--disable-pip-version-check"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=_PATIENCE_S,
+    )
+    found = re.match(rf"{re.escape(package)} \(([^)]+)\)", ended.stdout)
+    if ended.returncode or not found:
+        raise InstallError(f"{package}: the index tells no version: {ended.stderr.strip()}")
+    return found.group(1)
 
 
 @contextmanager
