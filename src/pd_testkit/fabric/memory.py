@@ -129,7 +129,7 @@ def _tensor_memory(tensor: Any) -> Bytes:
     """A torch tensor's bytes, through its data pointer: torch is not imported for it."""
     device = getattr(getattr(tensor, "device", None), "type", "cpu")
     if device != "cpu":
-        raise ValueError(f"the tensor is on device {device!r}; the fabric moves host memory")
+        raise ValueError(f"the tensor is on device {device!r}; only host memory can be moved here")
     if not tensor.is_contiguous():
         raise ValueError("the tensor is not contiguous")
     return memory_at(int(tensor.data_ptr()), int(tensor.numel()) * int(tensor.element_size()))

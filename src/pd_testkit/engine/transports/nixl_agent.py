@@ -4,6 +4,9 @@ NIXL decides what a peer can reach, and when: it goes on to take writes to memor
 deregistered, for peers that had its handle. It does nothing by itself without its progress thread,
 which uses a whole core; a thread here makes it go on, often while something is under way, and some
 fifty times a second otherwise.
+
+Tensors on a GPU are registered as VRAM; what computes them has to be waited for before they are
+moved. This has not been run on a GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pd_testkit.engine.transports.device_memory import device_memory
 from pd_testkit.engine.transports.network import EngineTransport, MissingPackage
+from pd_testkit.engine.transports.regions import Region
 from pd_testkit.engine.transports.transfer import Order, Transfer
 from pd_testkit.fabric import Notification, RegionHandle, Status
 from pd_testkit.fabric.batch import Offsets
@@ -95,6 +100,8 @@ class Nixl(EngineTransport):
             raise OSError(f"NIXL cannot begin: {error}") from error
         if "UCX" not in self._agent.backends:
             raise OSError("NIXL has no UCX backend")
+        self._devices: dict[int, int] = {}
+        """GPUs of those regions that are on one."""
         self._known: dict[str, set[str]] = {}
         """Keys that were made known to NIXL, by peer."""
         self._flights: list[_Flight] = []
@@ -104,6 +111,19 @@ class Nixl(EngineTransport):
         self._posted = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"nixl:{name}")
         self._thread.start()
+
+    def register(self, buffer: Any) -> Region:
+        """As every transport's; also of a torch tensor on a GPU."""
+        memory = device_memory(buffer)
+        if memory is None:
+            return super().register(buffer)
+
+        def key(number: int) -> tuple[str, Callable[[], None]]:
+            text, release = self._admit(number, memory.address, memory.nbytes, memory.device)
+            self._devices[number] = memory.device
+            return text, release
+
+        return self._regions.add_on_device(memory, buffer, key)
 
     def notifications(self) -> list[Notification]:
         return [self._arrived.popleft() for _ in range(len(self._arrived))]
@@ -151,7 +171,9 @@ class Nixl(EngineTransport):
         if remote.key in known:
             return
         try:
-            met = self._agent.add_remote_agent(base64.b64decode(remote.key, validate=True))
+            met = self._agent.add_remote_agent(
+                base64.b64decode(remote.key.rpartition(":")[2], validate=True)
+            )
         except Exception as error:
             if type(error).__name__ in _NETWORK:
                 raise
@@ -170,12 +192,13 @@ class Nixl(EngineTransport):
             transfer.end(Status.SUCCESS)
             return
         sizes = batch.sizes[full]
-        ours = _descriptors(order.local.handle.address, batch.local[full], sizes)
-        theirs = _descriptors(order.remote.address, batch.remote[full], sizes)
+        here, there = self._devices.get(order.local.handle.region), _device(order.remote.key)
+        ours = _descriptors(order.local.handle.address, batch.local[full], sizes, here)
+        theirs = _descriptors(order.remote.address, batch.remote[full], sizes, there)
         handle = agent.initialize_xfer(
             order.kind.upper(),
-            agent.get_xfer_descs(ours, "DRAM"),
-            agent.get_xfer_descs(theirs, "DRAM"),
+            agent.get_xfer_descs(ours, _kind(here)),
+            agent.get_xfer_descs(theirs, _kind(there)),
             order.remote.engine,
             note,
         )
@@ -219,9 +242,15 @@ class Nixl(EngineTransport):
         transfer.end(status, f"{name}: {error}")
 
     def _key(self, number: int, memory: Bytes) -> tuple[str, Callable[[], None]]:
-        described = [(memory.ctypes.data, memory.nbytes, 0, "")]
+        return self._admit(number, memory.ctypes.data, memory.nbytes, None)
+
+    def _admit(
+        self, number: int, address: int, nbytes: int, device: int | None
+    ) -> tuple[str, Callable[[], None]]:
+        """As `_key`; of memory on a GPU the key begins with the GPU's number and a colon."""
+        described = [(address, nbytes, device or 0, "")]
         try:
-            registered = self._agent.register_memory(described, "DRAM")
+            registered = self._agent.register_memory(described, _kind(device))
             metadata = self._agent.get_partial_agent_metadata(registered, True, ["UCX"])
         except Exception as error:
             raise ValueError(f"NIXL does not take this memory: {error}") from error
@@ -231,9 +260,11 @@ class Nixl(EngineTransport):
                 if flight.order.local.handle.region == number:
                     self._flights.remove(flight)
                     self._land(flight, Status.RDMA_ERROR, "the local memory was deregistered")
+            self._devices.pop(number, None)
             self._agent.deregister_memory(registered)
 
-        return base64.b64encode(metadata).decode(), release
+        prefix = "" if device is None else f"{device}:"
+        return prefix + base64.b64encode(metadata).decode(), release
 
     # -- on the thread ------------------------------------------------------------------------
 
@@ -283,11 +314,25 @@ class Nixl(EngineTransport):
         self._wake()
 
 
-def _descriptors(address: int, offsets: Offsets, sizes: Offsets) -> npt.NDArray[np.uint64]:
+def _kind(device: int | None) -> str:
+    """What NIXL calls memory there."""
+    return "DRAM" if device is None else "VRAM"
+
+
+def _device(key: str) -> int | None:
+    """The GPU that a handle's key tells of; see `Nixl._admit`."""
+    number, colon, _ = key.partition(":")
+    return int(number) if colon and number.isdecimal() else None
+
+
+def _descriptors(
+    address: int, offsets: Offsets, sizes: Offsets, device: int | None
+) -> npt.NDArray[np.uint64]:
     """Rows of address, length and device, as NIXL takes them."""
     rows = np.zeros((len(sizes), 3), np.uint64)
     rows[:, 0] = offsets + address
     rows[:, 1] = sizes
+    rows[:, 2] = device or 0
     return rows
 
 

@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from pd_testkit.engine.transports.device_memory import DeviceMemory
 from pd_testkit.fabric import RegionHandle
 from pd_testkit.fabric.memory import Bytes, memory_of
 
@@ -89,10 +92,32 @@ class Regions:
             ValueError: not contiguous, read-only or not in host memory; or as ``key`` raises.
         """
         memory, owner = memory_of(buffer)
+        return self._place(
+            memory, owner, memory.ctypes.data, memory.nbytes, lambda number: key(number, memory)
+        )
+
+    def add_on_device(
+        self,
+        memory: DeviceMemory,
+        owner: Any,
+        key: Callable[[int], tuple[str, Callable[[], None]]],
+    ) -> Region:
+        """Register memory of a GPU: the region has no bytes that this process can touch."""
+        none = np.empty(0, np.uint8)
+        return self._place(none, owner, memory.address, memory.nbytes, key)
+
+    def _place(
+        self,
+        memory: Bytes,
+        owner: Any,
+        address: int,
+        nbytes: int,
+        key: Callable[[int], tuple[str, Callable[[], None]]],
+    ) -> Region:
         with self.lock:
             number = next(self._numbers)
-            text, release = key(number, memory)
-            handle = RegionHandle(*self._owner, number, memory.ctypes.data, memory.nbytes, text)
+            text, release = key(number)
+            handle = RegionHandle(*self._owner, number, address, nbytes, text)
             region = self.registered[number] = Region(self, handle, memory, owner, release)
         return region
 
