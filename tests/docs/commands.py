@@ -18,7 +18,7 @@ from tests.docs.reference import commands, pytest_options
 ROOT = Path(__file__).parents[2]
 
 FOREIGN = frozenset(
-    {"curl", "docker", "export", "vllm", "cd", "git", "uv", "ls", "sed", "cat", "echo"}
+    {"curl", "docker", "export", "vllm", "cd", "mkdir", "git", "uv", "ls", "sed", "cat", "echo"}
 )
 """Programs of others, whose options are theirs."""
 

@@ -1,0 +1,41 @@
+"""The tutorial works as it is written, from an empty folder to a mended connector."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.docs.commands import ROOT
+from tests.docs.session import Command, File, Session, steps
+
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+EXAMPLE = ROOT / "examples" / "first_check"
+NOT_RUN = frozenset({"pip"})  # the kit is installed where its tests run
+
+
+def test_the_tutorial_is_a_session(tmp_path):
+    session = Session(tmp_path, NOT_RUN)
+    for step in steps(TUTORIAL):
+        session.take(step)
+    assert len(session.ran) == 4
+    assert (tmp_path / "first_check" / "pd.html").exists()
+
+
+def test_the_example_is_what_the_tutorial_begins_with():
+    first: dict[str, str] = {}
+    for step in steps(TUTORIAL):
+        if isinstance(step, File):
+            first.setdefault(step.path, step.text)
+    assert len(first) == 3
+    for path, text in first.items():
+        assert (EXAMPLE / path).read_text("utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "shows",
+    [("mine conforms",), ("AGG-010 (aggregator, l1)", "When it is broken: nothing")],
+    ids=["other", "next"],
+)
+def test_a_page_that_shows_something_else_fails(tmp_path, shows):
+    command = Command(("pd-testkit", "clauses", "show", "AGG-010"), shows)
+    with pytest.raises(AssertionError, match="AGG-010"):
+        Session(tmp_path, NOT_RUN).take(command)
