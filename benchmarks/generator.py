@@ -25,7 +25,7 @@ import uvloop
 
 from pd_testkit.bench import results
 from pd_testkit.bench.client import Client, Observed, Planned, completion
-from pd_testkit.bench.generator import Monotonic, closed_loop
+from pd_testkit.bench.load.generator import Monotonic, closed_loop
 from pd_testkit.bench.results import Request, Writer
 
 CONCURRENCY = 32

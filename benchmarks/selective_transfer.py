@@ -31,7 +31,7 @@ from pathlib import Path
 import aiohttp
 
 from pd_testkit.bench.endpoint import Ask, Endpoint
-from pd_testkit.bench.kv_movement import Counters, Engines
+from pd_testkit.bench.kv.movement import Counters, Engines
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -12,22 +12,22 @@ import click
 import pd_testkit
 
 _APART = {
-    "accuracy": ("pd_testkit.bench.accuracy_command", "Check what an endpoint answers."),
-    "bandwidth": ("pd_testkit.bench.bandwidth_command", "How fast the KV moves."),
-    "bench": ("pd_testkit.bench.load_command", "Latency and throughput of an endpoint."),
-    "collect": ("pd_testkit.bench.collect_command", "Old logs and results as CSV."),
-    "compare": ("pd_testkit.bench.compare_command", "P/D against other modes of routing."),
+    "accuracy": ("pd_testkit.bench.accuracy.command", "Check what an endpoint answers."),
+    "bandwidth": ("pd_testkit.bench.kv.bandwidth_command", "How fast the KV moves."),
+    "bench": ("pd_testkit.bench.load.command", "Latency and throughput of an endpoint."),
+    "collect": ("pd_testkit.bench.sweep.collect_command", "Old logs and results as CSV."),
+    "compare": ("pd_testkit.bench.turns.compare_command", "P/D against other modes of routing."),
     "conform": ("pd_testkit.conform", "Check an implementation, or a router that runs."),
     "doctor": ("pd_testkit.doctor", "What this machine has, and what tests lack."),
     "down": ("pd_testkit.stack.command", "Take a deployment down."),
     "engine": ("pd_testkit.engine.command", "Serve a small model with a real paged KV cache."),
-    "kv-size": ("pd_testkit.bench.kv_size_command", "Bytes of a model's KV."),
-    "multiturn": ("pd_testkit.bench.multiturn_command", "Latency and KV, turn by turn."),
+    "kv-size": ("pd_testkit.bench.kv.size_command", "Bytes of a model's KV."),
+    "multiturn": ("pd_testkit.bench.turns.multiturn_command", "Latency and KV, turn by turn."),
     "plot": ("pd_testkit.plots.command", "Draw results."),
     "proxy": ("pd_testkit.proxy.command", "Route requests over P and D engines."),
     "report": ("pd_testkit.plots.report_command", "Gather results in one page; gate on them."),
     "status": ("pd_testkit.stack.command", "Show what runs."),
-    "sweep": ("pd_testkit.bench.sweep_command", "Check many configurations of a deployment."),
+    "sweep": ("pd_testkit.bench.sweep.command", "Check many configurations of a deployment."),
     "up": ("pd_testkit.stack.command", "Bring up P engines, D engines and a router."),
 }
 """Commands in a module of their own, which has the command by the same name, and what they do."""

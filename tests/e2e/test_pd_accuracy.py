@@ -14,10 +14,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from pd_testkit.bench.accuracy import Deployment, Outcome, Result, run
-from pd_testkit.bench.accuracy_command import CHECKS
+from pd_testkit.bench.accuracy.check import Deployment, Outcome, Result, run
+from pd_testkit.bench.accuracy.command import CHECKS
 from pd_testkit.bench.endpoint import Endpoint
-from pd_testkit.bench.kv_movement import Engines
+from pd_testkit.bench.kv.movement import Engines
 from tests.e2e.forwarder import Forwarder
 from tests.e2e.running import KIT, PATIENCE_S, Running, engine, running, stack
 from tests.kit.toy_deployment import served

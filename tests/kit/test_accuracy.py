@@ -10,13 +10,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pd_testkit.bench import kv_movement
-from pd_testkit.bench.accuracy import Deployment, Outcome, Result, run, succeeded
-from pd_testkit.bench.accuracy_command import CHECKS
-from pd_testkit.bench.detector import DETECTOR_CHECKS
+from pd_testkit.bench.accuracy.check import Deployment, Outcome, Result, run, succeeded
+from pd_testkit.bench.accuracy.command import CHECKS
+from pd_testkit.bench.accuracy.detector import DETECTOR_CHECKS
+from pd_testkit.bench.accuracy.expectations import Band, Question
 from pd_testkit.bench.endpoint import Endpoint
-from pd_testkit.bench.expectations import Band, Question
-from pd_testkit.bench.kv_movement import Engines
+from pd_testkit.bench.kv import movement as kv_movement
+from pd_testkit.bench.kv.movement import Engines
 from tests.kit.toy_deployment import ADMIN_KEY, BLOCK, DEFECTS, MODEL, Toy, continuation, served
 
 PATIENCE_S = 60.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pd_testkit.bench.accuracy_command import accuracy
+from pd_testkit.bench.accuracy.command import accuracy
 from pd_testkit.targets.loop_thread import LoopThread
 from tests.kit.toy_deployment import Toy, served
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from pd_testkit.bench import answers, expectations, kv_movement
-from pd_testkit.bench.accuracy_tokens import difference
+from pd_testkit.bench import answers
+from pd_testkit.bench.accuracy import expectations
+from pd_testkit.bench.accuracy.expectations import Band
+from pd_testkit.bench.accuracy.tokens import difference
 from pd_testkit.bench.answers import CHAT, COMPLETIONS, Choice, Malformed
-from pd_testkit.bench.expectations import Band
-from pd_testkit.bench.kv_movement import Moved, out_of_proportion, unaccounted
+from pd_testkit.bench.kv import movement as kv_movement
+from pd_testkit.bench.kv.movement import Moved, out_of_proportion, unaccounted
 from pd_testkit.bench.prompts import Prompts
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}

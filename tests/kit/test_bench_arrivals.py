@@ -9,8 +9,8 @@ import statistics
 
 import pytest
 
-from pd_testkit.bench import arrivals, lengths
-from pd_testkit.bench.lengths import Fixed, Length, LogNormal, Uniform
+from pd_testkit.bench.load import arrivals, lengths
+from pd_testkit.bench.load.lengths import Fixed, Length, LogNormal, Uniform
 
 
 def first(count: int, times: object) -> list[float]:

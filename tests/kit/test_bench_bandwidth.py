@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pd_testkit.bench import bandwidth as sums
-from pd_testkit.bench import links, results
-from pd_testkit.bench.bandwidth import Bandwidth, Line, Sample, Source
-from pd_testkit.bench.bandwidth_command import bandwidth
-from pd_testkit.bench.links import LINKS
+from pd_testkit.bench import results
+from pd_testkit.bench.kv import bandwidth as sums
+from pd_testkit.bench.kv import links
+from pd_testkit.bench.kv.bandwidth import Bandwidth, Line, Sample, Source
+from pd_testkit.bench.kv.bandwidth_command import bandwidth
+from pd_testkit.bench.kv.links import LINKS
 from tests.kit.scripted_deployment import Deployment, serving
 
 MB = 10**6

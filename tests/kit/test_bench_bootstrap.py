@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pd_testkit.bench.bootstrap import Interval, interval, mean_interval
+from pd_testkit.bench.turns.bootstrap import Interval, interval, mean_interval
 
 FOUR = (0.0, 2.0, 4.0, 6.0)
 """Their mean is 3, and its standard error sqrt(20 / 3) / 2 = 1.290994."""

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pd_testkit.bench import collect as sums
 from pd_testkit.bench import results
-from pd_testkit.bench.collect import COLUMNS, Row, as_csv, csv_names, read_log
-from pd_testkit.bench.collect_command import collect
 from pd_testkit.bench.results import End, Request
+from pd_testkit.bench.sweep import collect as sums
+from pd_testkit.bench.sweep.collect import COLUMNS, Row, as_csv, csv_names, read_log
+from pd_testkit.bench.sweep.collect_command import collect
 
 SAMPLE = """\
 == TTFT (stream=true) N=100 ==

@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 from click.testing import CliRunner, Result
 
 from pd_testkit.bench import results
-from pd_testkit.bench.load_command import bench
+from pd_testkit.bench.load.command import bench
 from pd_testkit.bench.results import Run, Writer
 from pd_testkit.targets.loop_thread import LoopThread
 

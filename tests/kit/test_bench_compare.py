@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from pd_testkit.bench.bootstrap import Interval
-from pd_testkit.bench.compare import Pair, compare, schedule, verdict, way
 from pd_testkit.bench.results import Counted, Request
+from pd_testkit.bench.turns.bootstrap import Interval
+from pd_testkit.bench.turns.compare import Pair, compare, schedule, verdict, way
 
 FOUR = ("pd", "ppd", "adaptive", "aggregated")
 

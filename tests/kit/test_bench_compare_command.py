@@ -12,8 +12,10 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner, Result
 
-from pd_testkit.bench import compare_command, kv_movement, results
-from pd_testkit.bench.compare_command import compare
+from pd_testkit.bench import results
+from pd_testkit.bench.kv import movement as kv_movement
+from pd_testkit.bench.turns import compare_command
+from pd_testkit.bench.turns.compare_command import compare
 from tests.kit.counting_deployment import MODES, Counting, deployed
 
 

@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 
 from pd_testkit.bench.client import Client
-from pd_testkit.bench.conversation import Conversation, Form, Lengths, Partner, Stage, script
 from pd_testkit.bench.endpoint import Endpoint
-from pd_testkit.bench.kv_movement import Engines
+from pd_testkit.bench.kv.movement import Engines
 from pd_testkit.bench.results import Counted, Request
 from pd_testkit.bench.texts import LETTERS, WORDS, Texts
+from pd_testkit.bench.turns.conversation import Conversation, Form, Lengths, Partner, Stage, script
 from tests.kit.counting_deployment import MODEL, Counting
 
 PATIENCE_S = 60.0

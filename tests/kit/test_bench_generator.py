@@ -10,7 +10,7 @@ import pytest
 
 from pd_testkit.bench.client import Observed, Planned
 from pd_testkit.bench.endpoint import Ask
-from pd_testkit.bench.generator import Monotonic, closed_loop, open_loop
+from pd_testkit.bench.load.generator import Monotonic, closed_loop, open_loop
 from pd_testkit.bench.results import Request
 from tests.kit.virtual_loop import Virtual, run
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pd_testkit.bench import kv_size
-from pd_testkit.bench.kv_size import KvShape, NoShape
-from pd_testkit.bench.kv_size_command import kv_size as command
+from pd_testkit.bench.kv import size as kv_size
+from pd_testkit.bench.kv.size import KvShape, NoShape
+from pd_testkit.bench.kv.size_command import kv_size as command
 from pd_testkit.engine.shape import SHAPES
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from pd_testkit.bench import interrupts, load_table
+from pd_testkit.bench import interrupts
 from pd_testkit.bench.client import Observed, Planned
-from pd_testkit.bench.kv_movement import Engines
-from pd_testkit.bench.lengths import Fixed
-from pd_testkit.bench.load import Load
-from pd_testkit.bench.load_run import LoadRun, Phase, summary_of, warnings
-from pd_testkit.bench.load_table import table
+from pd_testkit.bench.kv.movement import Engines
+from pd_testkit.bench.load import table as load_table
+from pd_testkit.bench.load.lengths import Fixed
+from pd_testkit.bench.load.load import Load
+from pd_testkit.bench.load.run import LoadRun, Phase, summary_of, warnings
+from pd_testkit.bench.load.table import table
 from pd_testkit.bench.measures import Distribution, Objectives, Summary, summarise
 from pd_testkit.bench.results import Counted, Request
 from pd_testkit.bench.texts import LETTERS, WORDS, Texts

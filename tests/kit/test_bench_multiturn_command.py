@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pd_testkit.bench import kv_movement, results
-from pd_testkit.bench.multiturn_command import multiturn
+from pd_testkit.bench import results
+from pd_testkit.bench.kv import movement as kv_movement
+from pd_testkit.bench.turns.multiturn_command import multiturn
 from tests.kit.counting_deployment import Counting, deployed
 
 

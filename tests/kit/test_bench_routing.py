@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from pd_testkit.bench.endpoint import Endpoint, Unexpected
-from pd_testkit.bench.routing import NoModes, Routing
+from pd_testkit.bench.turns.routing import NoModes, Routing
 from tests.kit.counting_deployment import Counting
 from tests.kit.toy_deployment import served
 

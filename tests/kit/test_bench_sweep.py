@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pd_testkit.bench import sweep_bench_command, sweep_cells
-from pd_testkit.bench.load_command import bench
-from pd_testkit.bench.sweep_bench import BenchSweep
-from pd_testkit.bench.sweep_cells import LOAD, Cell, by_stack, cell
-from pd_testkit.bench.sweep_command import sweep
-from pd_testkit.bench.sweep_matrix import Case
+from pd_testkit.bench.load.command import bench
+from pd_testkit.bench.sweep import cells as sweep_cells
+from pd_testkit.bench.sweep import loads_command as sweep_bench_command
+from pd_testkit.bench.sweep.cells import LOAD, Cell, by_stack, cell
+from pd_testkit.bench.sweep.command import sweep
+from pd_testkit.bench.sweep.loads import BenchSweep
+from pd_testkit.bench.sweep.matrix import Case
 from pd_testkit.stack.settings import Settings
 from tests.kit.scripted_deployment import Deployment, serving
 
@@ -129,8 +130,8 @@ def test_a_deployment_that_runs_takes_no_settings_of_a_stack() -> None:
 KIT = (sys.executable, "-m", "tests.kit.scripted_kit")
 SWEEP = f"""
 import functools, sys
-from pd_testkit.bench import sweep_bench_command
-from pd_testkit.bench.sweep_bench import BenchSweep
+from pd_testkit.bench.sweep import loads_command as sweep_bench_command
+from pd_testkit.bench.sweep.loads import BenchSweep
 sweep_bench_command.BenchSweep = functools.partial(BenchSweep, kit={KIT})
 sweep_bench_command.bench(sys.argv[1:])
 """

@@ -15,11 +15,11 @@ from msgspec.structs import asdict, replace
 
 from pd_testkit.bench.client import Planned, completion
 from pd_testkit.bench.endpoint import Endpoint
-from pd_testkit.bench.kv_movement import Engines
+from pd_testkit.bench.kv.movement import Engines
 from pd_testkit.bench.options import Reached
-from pd_testkit.bench.spans import Span
-from pd_testkit.bench.timelines import Answer, Source, owner
-from pd_testkit.bench.trace import TracedClient, lives, trace_id, traceparent, tracing
+from pd_testkit.bench.trace.spans import Span
+from pd_testkit.bench.trace.timelines import Answer, Source, owner
+from pd_testkit.bench.trace.tracing import TracedClient, lives, trace_id, traceparent, tracing
 from tests.kit.trace_checker import check
 from tests.kit.trace_lives import DECODE, EPOCH, HOLD, PASSAGE, PREFILL, REQUEST, later
 

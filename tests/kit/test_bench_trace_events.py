@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pd_testkit.bench.trace_events import Foreign, document
-from pd_testkit.bench.waits import Life
+from pd_testkit.bench.trace.events import Foreign, document
+from pd_testkit.bench.trace.waits import Life
 from tests.kit.trace_checker import check
 from tests.kit.trace_lives import DECODE, EPOCH, HOLD, PASSAGE, PREFILL, REQUEST, later
 

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 
 from pd_testkit.bench import results
 from pd_testkit.bench.endpoint import Endpoint
-from pd_testkit.bench.kv_movement import Engines
-from pd_testkit.bench.load_command import bench
+from pd_testkit.bench.kv.movement import Engines
+from pd_testkit.bench.load.command import bench
 from pd_testkit.bench.options import Reached
 from pd_testkit.bench.recording import Recording
 from pd_testkit.bench.results import Writer
-from pd_testkit.bench.trace import TracedClient
-from pd_testkit.bench.trace_options import TraceWanted, traced
+from pd_testkit.bench.trace.options import TraceWanted, traced
+from pd_testkit.bench.trace.tracing import TracedClient
 from tests.kit.trace_checker import check
 from tests.kit.trace_lives import REQUEST
 

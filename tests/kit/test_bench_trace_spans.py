@@ -11,9 +11,17 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from pd_testkit.bench.spans import NoSpans, Span, answers, foreign, of_file, of_json, receiving
-from pd_testkit.bench.timelines import Answer
-from pd_testkit.bench.trace_events import Foreign
+from pd_testkit.bench.trace.events import Foreign
+from pd_testkit.bench.trace.spans import (
+    NoSpans,
+    Span,
+    answers,
+    foreign,
+    of_file,
+    of_json,
+    receiving,
+)
+from pd_testkit.bench.trace.timelines import Answer
 
 pytest.importorskip("opentelemetry.proto")
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (

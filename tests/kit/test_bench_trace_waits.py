@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from pd_testkit.bench.measures import timing
-from pd_testkit.bench.waits import Life, pieces, table
+from pd_testkit.bench.trace.waits import Life, pieces, table
 from tests.kit.trace_lives import DECODE, EPOCH, HOLD, PASSAGE, PREFILL, REQUEST, later
 
 WHOLE = Life(REQUEST, EPOCH, PASSAGE, PREFILL, DECODE, (), HOLD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pd_testkit.bench.results import Counted, Request
-from pd_testkit.bench.turns import Movement, measured_kv_bytes, turns
+from pd_testkit.bench.turns.turns import Movement, measured_kv_bytes, turns
 
 
 def request(turn: int, conversation: int = 0, **others: object) -> Request:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pd_testkit.bench import workload
-from pd_testkit.bench.lengths import Fixed, Uniform
-from pd_testkit.bench.load import Load
+from pd_testkit.bench.load import workload
+from pd_testkit.bench.load.lengths import Fixed, Uniform
+from pd_testkit.bench.load.load import Load
+from pd_testkit.bench.load.workload import NoWorkload, Prefixes, Prompt
 from pd_testkit.bench.texts import LETTERS, WORDS, Texts
-from pd_testkit.bench.workload import NoWorkload, Prefixes, Prompt
 
 TEXTS = Texts({word: len(word) for word in (*WORDS, *LETTERS)})
 """A token per byte."""

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pd_testkit.bench import sweep_command, sweep_matrix
-from pd_testkit.bench.sweep import Outcome, Result, Results, Sweep
-from pd_testkit.bench.sweep_matrix import SWEEPS, Case, built_in
-from pd_testkit.bench.sweep_needs import Machine
+from pd_testkit.bench.sweep import command as sweep_command
+from pd_testkit.bench.sweep import matrix as sweep_matrix
+from pd_testkit.bench.sweep.matrix import SWEEPS, Case, built_in
+from pd_testkit.bench.sweep.needs import Machine
+from pd_testkit.bench.sweep.sweep import Outcome, Result, Results, Sweep
 from pd_testkit.stack.settings import Settings
 
 PATIENCE_S = 30.0
@@ -233,7 +234,7 @@ def test_a_case_that_takes_too_long_has_failed(tmp_path: Path) -> None:
 
 SWEEP = """
 import functools, sys
-from pd_testkit.bench import sweep_command
+from pd_testkit.bench.sweep import command as sweep_command
 sweep_command.Sweep = functools.partial(sweep_command.Sweep, kit=tuple(sys.argv[1:3]))
 sweep_command.sweep(sys.argv[3:])
 """

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pd_testkit.bench.results import Request
-from pd_testkit.bench.timelines import Answer, Hold, Passage
+from pd_testkit.bench.trace.timelines import Answer, Hold, Passage
 
 EPOCH = 1000.0
 

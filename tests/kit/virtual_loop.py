@@ -34,7 +34,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class Virtual:
-    """The running loop's time, as a clock of `pd_testkit.bench.generator`."""
+    """The running loop's time, as a clock of `pd_testkit.bench.load.generator`."""
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()

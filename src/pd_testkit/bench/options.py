@@ -13,7 +13,7 @@ import aiohttp
 import click
 
 from pd_testkit.bench.endpoint import Endpoint, Unexpected, models
-from pd_testkit.bench.kv_movement import Engines
+from pd_testkit.bench.kv.movement import Engines
 
 Decorator = Callable[[Any], Any]
 

@@ -14,7 +14,7 @@ from pd_testkit.bench import interrupts, results
 from pd_testkit.bench.client import Client
 from pd_testkit.bench.endpoint import Unexpected
 from pd_testkit.bench.environment import environment, served
-from pd_testkit.bench.generator import Monotonic
+from pd_testkit.bench.load.generator import Monotonic
 from pd_testkit.bench.options import Reached, Where
 from pd_testkit.bench.results import Counted, End, Request, Result, Run, Writer
 

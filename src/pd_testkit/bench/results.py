@@ -113,7 +113,7 @@ class Counted(
 
     Attributes:
         prefill, decode: differences of all P's and all D's counters, by the names of
-            `pd_testkit.bench.kv_movement.Counters`; what no engine tells is missing.
+            `pd_testkit.bench.kv.movement.Counters`; what no engine tells is missing.
         mode, conversation, turn: whose; of all requests in between where it is empty or None.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from pd_testkit.bench.links import LINKS
+from pd_testkit.bench.kv.links import LINKS
 from pd_testkit.bench.results import Result
 from pd_testkit.plots.drawing import CannotDraw, Drawing, begun, octets, plain_log, seconds
 from pd_testkit.plots.loads import Gathered

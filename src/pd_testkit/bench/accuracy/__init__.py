@@ -1,0 +1,1 @@
+"""Whether what a deployment answers is right, and whether the KV moved."""

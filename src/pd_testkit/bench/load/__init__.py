@@ -1,0 +1,1 @@
+"""Load: what is asked when, and what it took."""

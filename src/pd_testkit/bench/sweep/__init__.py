@@ -1,0 +1,1 @@
+"""Many configurations and many loads, one after another, and their tables."""

@@ -1,0 +1,1 @@
+"""Where each request was when: a timeline over all components."""

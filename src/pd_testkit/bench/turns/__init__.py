@@ -1,0 +1,1 @@
+"""Conversations turn by turn, under one mode of routing or several."""
