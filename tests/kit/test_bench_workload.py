@@ -46,6 +46,30 @@ def test_prompts_of_a_group_begin_alike_and_go_on_apart() -> None:
     assert all(len(prompt.text) == prompt.tokens for prompt in prompts)
 
 
+@pytest.mark.parametrize("prefixes", [None, Prefixes(tokens=32, groups=2)])
+def test_two_runs_of_a_seed_have_the_same_lengths_and_find_nothing_of_each_other_cached(
+    prefixes: Prefixes | None,
+) -> None:
+    def drawn(name: str) -> list[Prompt]:
+        found = workload.synthetic(TEXTS, Uniform(40, 90), Fixed(7), 3, prefixes, name)
+        return list(itertools.islice(found, 50))
+
+    one, other = drawn("one/"), drawn("other/")
+    assert [prompt.tokens for prompt in one] == [prompt.tokens for prompt in other]
+    blocks = [{prompt.text[:16] for prompt in prompts} for prompts in (one, other)]
+    assert not blocks[0] & blocks[1]
+
+
+def test_the_testbeds_halves_share_no_prompt() -> None:
+    load = Load("closed", 4, None, 20, None, Fixed(60), Fixed(7))
+    (_, first), (_, second) = (
+        load.plan(TEXTS, "m", 3, "run", mode=mode) for mode in ("stream", "whole")
+    )
+    asked = [{plan.ask.body["prompt"][:16] for plan in half} for half in (first, second)]
+    assert list(map(len, asked)) == [20, 20]
+    assert not asked[0] & asked[1]
+
+
 def test_a_prompt_has_own_tokens_also_where_its_prefix_is_longer() -> None:
     (prompt,) = synthetic(1, Prefixes(tokens=200, groups=1))
     assert prompt.tokens == 201

@@ -92,14 +92,18 @@ class Texts:
         texts.exact = await count(sample) == 2 * _MARGIN
         return texts
 
-    def prompt(self, tokens: int, draw: random.Random) -> str:
+    def prompt(self, tokens: int, draw: random.Random, nonce: random.Random | None = None) -> str:
         """A prompt of so many tokens that begins unlike others."""
-        return self.fresh(tokens - self.overhead, draw)
+        return self.fresh(tokens - self.overhead, draw, nonce)
 
-    def fresh(self, tokens: int, draw: random.Random) -> str:
-        """Words of so many tokens that begin unlike others; what follows on a shared prefix."""
+    def fresh(self, tokens: int, draw: random.Random, nonce: random.Random | None = None) -> str:
+        """Words of so many tokens that begin unlike others; what follows on a shared prefix.
+
+        Args:
+            nonce: draws the begin; None: `draw` does.
+        """
         begin = ""
-        for letter in draw.choices(LETTERS, k=_NONCE):
+        for letter in (nonce or draw).choices(LETTERS, k=_NONCE):
             if 2 * self.tokens[letter] > tokens:
                 break
             begin += letter

@@ -100,13 +100,14 @@ class Load:
         after the begin at which they are due; in a closed loop of a stated duration without an end.
 
         Args:
-            name: of the run, for the requests' ids.
+            name: of the run, for the requests' ids. Runs of different names, or modes, have prompts
+                of the same lengths that begin differently: one finds nothing of another's cached.
             first: the first request's index.
 
         Raises:
             NoWorkload: a file is none.
         """
-        found = self._prompts(texts, seed)
+        found = self._prompts(texts, seed, f"{name}/{mode}")
         numbers = itertools.count(first)
 
         def planned(prompt: Prompt, due: float | None, *, warm_up: bool = False) -> Planned:
@@ -129,12 +130,14 @@ class Load:
             for prompt, due in itertools.islice(self._timed(found, seed), self.requests)
         )
 
-    def _prompts(self, texts: Texts, seed: int) -> Iterator[Prompt]:
+    def _prompts(self, texts: Texts, seed: int, name: str) -> Iterator[Prompt]:
         if self.replay is not None:
-            return iter(workload.trace(self.replay, texts, self.max_tokens, seed))
+            return iter(workload.trace(self.replay, texts, self.max_tokens, seed, name))
         if self.prompts is not None:
             return itertools.cycle(workload.prompts(self.prompts, self.max_tokens, seed))
-        return workload.synthetic(texts, self.prompt_tokens, self.max_tokens, seed, self.prefixes)
+        return workload.synthetic(
+            texts, self.prompt_tokens, self.max_tokens, seed, self.prefixes, name
+        )
 
     def _timed(self, found: Iterator[Prompt], seed: int) -> Iterator[tuple[Prompt, float | None]]:
         if self.closed:

@@ -49,22 +49,29 @@ def synthetic(
     max_tokens: Length,
     seed: int,
     prefixes: Prefixes | None = None,
+    name: str = "",
 ) -> Iterator[Prompt]:
     """Without an end; none begins like another one, but for the prefix of its group.
 
     Each prompt has own tokens after its prefix, at least one, also where fewer were drawn.
+
+    Args:
+        name: two loads with the same seed and different names have the same words after different
+            begins: what one leaves in the engines' caches is of no use to the other.
     """
-    draw = random.Random(f"{seed}/prompts")
+    draw, nonce = random.Random(f"{seed}/prompts"), random.Random(f"{seed}/{name}/begins")
     shared = (
-        [texts.prompt(prefixes.tokens, draw) for _ in range(prefixes.groups)] if prefixes else []
+        [texts.prompt(prefixes.tokens, draw, nonce) for _ in range(prefixes.groups)]
+        if prefixes
+        else []
     )
     while True:
         tokens, answer = prompt_tokens.draw(draw), max_tokens.draw(draw)
         if prefixes is None:
-            yield Prompt(texts.prompt(tokens, draw), tokens, answer)
+            yield Prompt(texts.prompt(tokens, draw, nonce), tokens, answer)
         else:
             tokens = max(tokens, prefixes.tokens + 1)
-            own = texts.fresh(tokens - prefixes.tokens, draw)
+            own = texts.fresh(tokens - prefixes.tokens, draw, nonce)
             yield Prompt(draw.choice(shared) + own, tokens, answer)
 
 
@@ -108,17 +115,20 @@ def prompts(path: Path, max_tokens: Length, seed: int) -> list[Prompt]:
     return found
 
 
-def trace(path: Path, texts: Texts, max_tokens: Length, seed: int) -> list[Prompt]:
+def trace(path: Path, texts: Texts, max_tokens: Length, seed: int, name: str = "") -> list[Prompt]:
     """Of a file of JSON lines with the time of each request, in order.
 
     Either Mooncake's form, ``timestamp`` (ms), ``input_length``, ``output_length`` and
     ``hash_ids``: where two prompts have the same id, they have the same `TRACE_BLOCK` tokens. Or
     ``at`` (s) with ``prompt``, ``messages`` or ``prompt_tokens``, and ``max_tokens``.
 
+    Args:
+        name: as in `synthetic`.
+
     Raises:
         NoWorkload: it is no such file, or not in order.
     """
-    draw = random.Random(f"{seed}/trace")
+    draw, nonce = random.Random(f"{seed}/trace"), random.Random(f"{seed}/{name}/begins")
     found: list[Prompt] = []
     begin = before = None
     for number, line in _lines(path):
@@ -140,19 +150,23 @@ def trace(path: Path, texts: Texts, max_tokens: Length, seed: int) -> list[Promp
                 raise NoWorkload(
                     f"{path}, line {number}: {tokens} tokens in {len(ids)} blocks of {TRACE_BLOCK}"
                 )
-            text = _of_blocks(ids, tokens, texts, seed) if ids else texts.prompt(tokens, draw)
+            text = (
+                _of_blocks(ids, tokens, texts, f"{seed}/{name}")
+                if ids
+                else texts.prompt(tokens, draw, nonce)
+            )
         found.append(Prompt(text, tokens, answer, when - begin))
     return found
 
 
-def _of_blocks(ids: list[int], tokens: int, texts: Texts, seed: int) -> str:
+def _of_blocks(ids: list[int], tokens: int, texts: Texts, name: str) -> str:
     said = []
     left = tokens
     for place, block in enumerate(ids):
         size = min(left, TRACE_BLOCK)
         left -= size
         overhead = 0 if place else texts.overhead
-        said.append(texts.fresh(size - overhead, random.Random(f"{seed}/block/{block}")))
+        said.append(texts.fresh(size - overhead, random.Random(f"{name}/block/{block}")))
     return "".join(said)
 
 
