@@ -54,6 +54,9 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/proxy.py --check
 	$(BIN)/python benchmarks/transports.py
 	$(BIN)/python benchmarks/engine.py --check
+	$(BIN)/python benchmarks/generator.py
+	$(BIN)/python benchmarks/adaptive.py --check
+	$(BIN)/python benchmarks/selective_transfer.py
 
 soak: $(VENV)/.ready
 	$(BIN)/python benchmarks/hundred_runs.py
