@@ -33,9 +33,11 @@ _APART = {
 """Commands in a module of their own, which has the command by the same name, and what they do."""
 
 _EXTRAS = {
+    "annotated_types": "stack",
     "matplotlib": "plots",
     "opentelemetry": "trace",
     "pydantic": "stack",
+    "ray": "ray",
     "rich": "stack",
     "torch": "torch",
     "transformers": "hf",
