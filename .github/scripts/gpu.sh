@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# gpu.sh PART REQUIRE: one part of the tests on this machine's GPUs: l3, accuracy or sweep.
+#
+# REQUIRE is what --pd-require gets, as gpus=2. BIN is a folder with pd-testkit and python (.venv/bin).
+# accuracy and sweep bring up real vLLM in docker, set by the variables of `pd-testkit up`
+# (docs/stack.md). Reports, and the logs of each container and of the router, are left in build/gpu.
+#
+# Exits with 75 where the machine is to blame (retry.sh), else with the part's status.
+set -euo pipefail
+part=$1
+require=$2
+bin=${BIN:-.venv/bin}
+out=build/gpu
+mkdir -p "$out"
+
+infrastructure() {
+  "$@" || {
+    echo "gpu.sh: this machine is to blame: $*: exit status $?" >&2
+    exit 75
+  }
+}
+
+"$bin/pd-testkit" doctor --json > "$out/doctor.json"
+infrastructure "$bin/pd-testkit" doctor --require "$require"
+if [ "$part" != l3 ]; then
+  infrastructure docker info > "$out/docker.txt"
+  infrastructure docker pull --quiet "${VLLM_DOCKER_IMAGE:-vllm/vllm-openai:latest}"
+fi
+
+case $part in
+  l3)
+    "$bin/python" -m pytest tests/gpu --pd-require "$require" \
+      --pd-report "$out/conformance" --junitxml "$out/junit.xml"
+    ;;
+  accuracy)
+    "$bin/pd-testkit" up --engine vllm --runner docker --log-dir "$out/logs" \
+      --then "$bin/pd-testkit accuracy --json $out/accuracy.json"
+    ;;
+  sweep)
+    "$bin/pd-testkit" sweep tp block-size --set engine=vllm --set runner=docker \
+      --jobs 1 --limit 300 --folder "$out/sweep" --json "$out/sweep.json"
+    ;;
+  *)
+    echo "gpu.sh: no part '$part': l3, accuracy or sweep" >&2
+    exit 2
+    ;;
+esac
