@@ -23,7 +23,22 @@ FOREIGN = frozenset(
 """Programs of others, whose options are theirs."""
 
 PYTEST = frozenset(
-    {"--pyargs", "-k", "-m", "-n", "-p", "-q", "-v", "-x", "--runxfail", "--help", "--markers"}
+    {
+        "--dist",
+        "--ignore",
+        "--junitxml",
+        "--pyargs",
+        "-k",
+        "-m",
+        "-n",
+        "-p",
+        "-q",
+        "-v",
+        "-x",
+        "--runxfail",
+        "--help",
+        "--markers",
+    }
 )
 """Pytest's own options and xdist's that the pages use."""
 
@@ -111,9 +126,12 @@ def _simple(words: list[str]) -> str:
     program, *rest = words
     if program in FOREIGN:
         return ""
+    if "/" in program:
+        return "" if (ROOT / program).is_file() else f"no file {program}"
     if program in ("python", "python3"):
         if rest[0] != "-m":
-            return "" if (ROOT / rest[0]).exists() else f"no file {rest[0]}"
+            there = rest[0] in _written() or (ROOT / rest[0]).exists()
+            return "" if there else f"no file {rest[0]}"
         if rest[1] in ("pytest", "pip", "venv"):
             return _simple(rest[1:])
         return "" if importlib.util.find_spec(rest[1]) else f"no module {rest[1]}"
@@ -179,6 +197,14 @@ def _pip(words: list[str]) -> str:
         if unknown:
             return f"no extra {', '.join(sorted(unknown))}"
     return ""
+
+
+@cache
+def _written() -> frozenset[str]:
+    """Files that some page has its reader write."""
+    pages = (ROOT / "docs").rglob("*.md")
+    titles = (re.findall(r'^```python title="([^"]+)"', p.read_text("utf-8"), re.M) for p in pages)
+    return frozenset(title for page in titles for title in page)
 
 
 @cache

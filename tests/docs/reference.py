@@ -32,14 +32,7 @@ INDEX = DOCS / "index.md"
 
 def pages() -> dict[str, str]:
     """Each page's text, by its file's name."""
-    writers: dict[str, Callable[[], Iterator[str]]] = {
-        "cli.md": _cli,
-        "pytest.md": _pytest,
-        "settings.md": _settings,
-        "metrics.md": _metrics,
-        "schemas.md": _schemas,
-    }
-    return {name: "\n".join(lines()).rstrip() + "\n" for name, lines in writers.items()}
+    return {name: "\n".join(lines()).rstrip() + "\n" for name, lines in WRITERS.items()}
 
 
 def index(text: str) -> str:
@@ -288,6 +281,15 @@ def _prose(text: str) -> str:
 
 def _plain(text: str) -> str:
     return click.unstyle(text)
+
+
+WRITERS: dict[str, Callable[[], Iterator[str]]] = {
+    "cli.md": _cli,
+    "pytest.md": _pytest,
+    "settings.md": _settings,
+    "metrics.md": _metrics,
+    "schemas.md": _schemas,
+}
 
 
 def write() -> None:

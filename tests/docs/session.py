@@ -68,7 +68,8 @@ class Session:
         elif program == "cd":
             self.folder /= arguments[0]
         elif program not in self.skips:
-            self._run([sys.executable, "-m", _PROGRAMS[program], *arguments], step)
+            called = [] if program == "python" else ["-m", _PROGRAMS[program]]
+            self._run([sys.executable, *called, *arguments], step)
             self.ran.append(shlex.join(step.words))
 
     def _run(self, words: list[str], step: Command) -> None:

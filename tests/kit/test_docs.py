@@ -37,3 +37,33 @@ def test_links_lead_to_files(page):
         link for link in _LINK.findall(page.read_text()) if not (page.parent / link).exists()
     ]
     assert missing == []
+
+
+def test_each_page_has_a_place_on_the_site():
+    """As `make docs-site` asks, for those who have no mkdocs."""
+    site = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r"([\w./-]+\.md)$", site, re.M)
+    assert len(listed) == len(set(listed))
+    docs = ROOT / "docs"
+    there = {
+        page.relative_to(docs).as_posix()
+        for page in docs.rglob("*.md")
+        if page.parent.name != "findings" or page.name == "README.md"
+    }
+    assert set(listed) == there
+
+
+# Whose Python is run, and where: all others' blocks would be run by nobody.
+PYTHON = {
+    "README.md": "a class for a reader's own target; test_examples has one like it",
+    "docs/fabric.md": "above",
+    "docs/stubs.md": "above",
+    "docs/targets.md": "test_examples, but for a call and a list that stand alone",
+    "docs/tutorial.md": "test_docs_tutorial",
+    "docs/how-to/debug-a-clause.md": "test_docs_tutorial",
+}
+
+
+def test_no_page_has_python_that_nobody_runs():
+    found = {p.relative_to(ROOT).as_posix() for p in PAGES if "```python" in p.read_text("utf-8")}
+    assert found == set(PYTHON)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytest.importorskip("torch", reason="not applicable: the engine's command needs torch")
+
 from tests.docs.commands import ROOT, Shown, all_options, options_of_the_text, shown, wrong
 
 PAGES = sorted(
@@ -13,6 +15,7 @@ PAGES = sorted(
 )
 
 OF_OTHERS = {
+    "examples/ci/README.md": {"--editable"},  # pip
     "docs/proxy.md": {"--profile", "--real"},  # benchmarks/modes.py
     "docs/targets-router.md": {"--max-body", "--vllm-pd-disaggregation", "--pd-disaggregation"},
     "docs/targets-vllm.md": {"--no-deps"},  # pip

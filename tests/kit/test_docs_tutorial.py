@@ -1,4 +1,4 @@
-"""The tutorial works as it is written, from an empty folder to a mended connector."""
+"""The pages that are a session work as they are written, from an empty folder on."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def test_the_tutorial_is_a_session(tmp_path):
         session.take(step)
     assert len(session.ran) == 4
     assert (tmp_path / "first_check" / "pd.html").exists()
+
+
+def test_the_guide_to_debugging_finds_who_freed_the_blocks(tmp_path):
+    page = (ROOT / "docs" / "how-to" / "debug-a-clause.md").read_text("utf-8")
+    session = Session(tmp_path, frozenset({"pd-testkit"}))  # of a target that is the reader's
+    for step in steps(page):
+        session.take(step)
+    assert session.ran == ["python early_free.py 0.1", "python early_free.py 1.0"]
 
 
 def test_the_example_is_what_the_tutorial_begins_with():
