@@ -18,7 +18,7 @@ def test_a_load_whose_peer_is_killed_fails_and_the_next_life_is_met_anew(
     next life has other memory, and only that is read."""
     from tests.gpu.device_side import SIZE, digest, here, other, pattern
 
-    record_property("clauses", "PAIR-065 PAIR-068 PAIR-069")
+    record_property("clauses", "PAIR-065 PAIR-067 PAIR-068 PAIR-069")
     whole = [0], [0], [SIZE]
     with here(path, "consumer", 1) as consumer:
         with other(path, "producer-1", 2) as producer:

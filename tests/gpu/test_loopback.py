@@ -19,7 +19,7 @@ def test_blocks_that_are_read_and_written_arrive_and_no_other_byte_changes(
     """Reads, then writes of what was ours; both sides' whole memories are compared."""
     from tests.gpu.device_side import digest, here, other, pattern
 
-    record_property("clauses", "PAIR-030 PAIR-068")
+    record_property("clauses", "PAIR-001 PAIR-002 PAIR-003 PAIR-004")
     with here(path, "consumer", 1) as consumer, other(path, "producer", 2) as producer:
         ours, theirs = pattern(1), pattern(2)
         read = consumer.post("read", producer.handle(), OURS, THEIRS, SIZES)

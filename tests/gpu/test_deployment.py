@@ -1,0 +1,198 @@
+"""Proxy, prefill and decode as processes, with real inference on a device."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import running
+from tests.gpu.places import DEVICES, l3
+
+REQUESTS = 40
+AT_ONCE = 16
+SHORT_LEASE = ("--hold", "0.2")
+VLLM_MODEL = os.environ.get("PD_L3_MODEL", "Qwen/Qwen3-0.6B")
+SLOWED = "PD_L3_SLOW_DEVICE"
+"""Names a network device that `tc` may slow down, such as ``lo``; that needs CAP_NET_ADMIN."""
+
+pytestmark = pytest.mark.requires_package("rich")
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A stack on a device, and an engine that does both legs there: the oracle."""
+
+    ready: dict[str, Any]
+    oracle: str
+    folder: Path
+
+    @property
+    def stack(self) -> running.Running:
+        return running.running(self.ready)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    folder = tmp_path_factory.mktemp(f"l3-{request.param}")
+    on = f"--device {request.param}"
+    arguments = ("--kv-digest", "--prefill-args", f"{on} {' '.join(SHORT_LEASE)}")
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as processes:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        up, oracle = map(
+            processes.enter_context,
+            (
+                running.stack(folder, *arguments, "--decode-args", on),
+                running.engine(folder, "oracle", "--role", "both", *on.split()),
+            ),
+        )
+        yield Bed(up.ready(), oracle.ready()["url"], folder)
+
+
+def accuracy(folder: Path, environment: dict[str, str], *arguments: str) -> dict[str, str]:
+    """What became of each check."""
+    file = folder / "accuracy.json"
+    ended = subprocess.run(
+        [*running.KIT, "accuracy", "--seed", "5", "--json", str(file), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=running.PATIENCE_S,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return {check["name"]: check["outcome"] for check in json.loads(file.read_text())["checks"]}
+
+
+def test_three_processes_answer_as_one_engine_and_the_kv_moved(bed: Bed) -> None:
+    checks = ("tokens", "block-edges", "kv-moved")
+    arguments = [word for name in checks for word in ("--check", name)]
+    seen = accuracy(bed.folder, bed.stack.environment, "--oracle", bed.oracle, *arguments)
+    assert seen == dict.fromkeys(checks, "kept")
+
+
+def test_many_requests_at_once_are_each_answered_as_alone(bed: Bed) -> None:
+    """And all blocks are free again on both sides."""
+    import aiohttp
+
+    from tests.e2e.test_stack_kills import all_given_back, asked_all
+
+    async def seen() -> None:
+        async with aiohttp.ClientSession() as session:
+            numbers = range(REQUESTS)
+            expected = await asked_all(session, bed.oracle, 1, numbers)
+            assert await asked_all(session, bed.stack.url, 1, numbers) == expected
+            for engine in (*bed.stack.prefill, *bed.stack.decode):
+                counts = await all_given_back(session, engine)
+                assert counts["pd_engine_free_blocks"] == counts["pd_engine_blocks"] > 0, engine
+
+    asyncio.run(asyncio.wait_for(seen(), running.PATIENCE_S))
+
+
+def test_a_hand_off_that_nobody_reads_is_given_back_after_a_short_lease(bed: Bed) -> None:
+    """Its D never comes; P's blocks are free again, and P serves on."""
+    import aiohttp
+
+    from tests.e2e.test_stack_kills import all_given_back, answered, prompt
+
+    (prefill,) = bed.stack.prefill
+
+    async def seen() -> None:
+        async with aiohttp.ClientSession() as session:
+            hand_off = {"do_remote_decode": True, "do_remote_prefill": False}
+            body = {"model": "tiny", "prompt": prompt(2, 4), "max_tokens": 1, "temperature": 0}
+            body["kv_transfer_params"] = hand_off
+            async with session.post(f"{prefill}/v1/completions", json=body) as answer:
+                assert answer.status == 200, await answer.text()
+                assert (await answer.json())["kv_transfer_params"]["do_remote_prefill"] is True
+            counts = await all_given_back(session, prefill)
+            assert counts["pd_engine_free_blocks"] == counts["pd_engine_blocks"] > 0
+            assert counts["pd_engine_held_requests"] == 0
+            again = await answered(session, bed.stack.url, prompt(2, 3))
+            assert again == await answered(session, bed.oracle, prompt(2, 3))
+
+    asyncio.run(asyncio.wait_for(seen(), running.PATIENCE_S))
+
+
+@pytest.mark.timeout(4 * running.PATIENCE_S)
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_p_d_and_router_may_be_killed_under_load(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property
+) -> None:
+    """The same as on the CPU, where `tests/e2e/test_stack_kills.py` runs it."""
+    from tests.e2e.test_stack_kills import PREFILL, kill_one_after_the_other
+
+    record_property("clauses", "FLOW-018 FLOW-019 PAIR-065")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    on = f"--device {device}"
+    options = ("--prefill", "2", "--decode", "2", "--prefill-args", f"{PREFILL} {on}")
+    with (
+        running.engine(tmp_path, "oracle", "--role", "both", *on.split()) as oracle,
+        running.stack(tmp_path, *options, "--decode-args", on) as starting,
+    ):
+        asyncio.run(kill_one_after_the_other(starting.ready(), oracle.ready()["url"]))
+
+
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_a_slow_nic_changes_no_answer(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property
+) -> None:
+    """By `tc`, so of what goes by TCP: NICs' RDMA goes past the kernel's queues."""
+    record_property("clauses", "PAIR-050")
+    slowed = os.environ.get(SLOWED)
+    if not slowed:
+        pytest.skip(f"not applicable: {SLOWED} names no network device that may be slowed down")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    on = f"--device {device}"
+    options = ("--transport", "zmq", "--prefill-args", on, "--decode-args", on, "--kv-digest")
+    queue = ("dev", slowed, "root", "netem", "delay", "20ms", "rate", "50mbit")
+    subprocess.run(["tc", "qdisc", "add", *queue], check=True)
+    try:
+        with running.stack(tmp_path, *options) as starting:
+            stack = running.running(starting.ready())
+            seen = accuracy(tmp_path, stack.environment, "--check", "tokens", "--check", "kv-moved")
+            assert set(seen.values()) == {"kept"}
+    finally:
+        subprocess.run(["tc", "qdisc", "del", *queue[:3]], check=True)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.requires_package("vllm")
+@pytest.mark.parametrize(
+    "connector",
+    [
+        pytest.param("nixl", marks=(*l3(2), pytest.mark.requires_package("nixl"))),
+        pytest.param("p2p_nccl", marks=l3(2)),
+        pytest.param("mooncake", marks=(*l3(2), pytest.mark.requires_package("mooncake"))),
+        pytest.param(
+            "moriio", marks=(*l3(2), pytest.mark.rdma, pytest.mark.requires_package("mori"))
+        ),
+    ],
+)
+@pytest.mark.gpu_memory(16)
+def test_vllm_s_prefill_and_decode_are_accurate(connector: str, tmp_path: Path) -> None:
+    """Real vLLM behind the router; the command's checks of tokens and of the KV's way."""
+    ended = subprocess.run(
+        [
+            *running.KIT,
+            *("up", "--engine", "vllm", "--connector", connector, "--model", VLLM_MODEL),
+            *("--name", f"l3-{connector}", "--log-dir", str(tmp_path / "logs")),
+            *("--prefill-wait", "600", "--decode-wait", "600"),
+            *("--then", f"{' '.join(running.KIT)} accuracy --json {tmp_path / 'seen.json'}"),
+        ],
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=1700,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    checks = json.loads((tmp_path / "seen.json").read_text())["checks"]
+    assert "kept" in {check["outcome"] for check in checks}
+    assert "failed" not in {check["outcome"] for check in checks}
