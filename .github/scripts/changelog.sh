@@ -4,7 +4,8 @@
 set -euo pipefail
 version=$1
 section=$(awk -v version="$version" '
-  /^## / { inside = $2 == version; next }
+  # As texts: awk would take 1.1 and 1.10 for one number.
+  /^## / { inside = $2 "" == version ""; next }
   inside
 ' "${2:-CHANGELOG.md}")
 if ! grep -q '[^[:space:]]' <<< "$section"; then

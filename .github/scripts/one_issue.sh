@@ -6,12 +6,8 @@
 set -euo pipefail
 title=$1
 body=$2
-open=$(gh issue list --state open --search "in:title \"$title\"" --json number,title,body \
-  --jq "[.[] | select(.title == \"$title\")][0] // empty")
-number=
-if [ -n "$open" ]; then
-  number=$(jq --raw-output .number <<< "$open")
-fi
+number=$(gh issue list --state open --limit 1000 --json number,title \
+  --jq "[.[] | select(.title == \"$title\")][0].number // empty")
 
 if [ ! -s "$body" ]; then
   if [ -n "$number" ]; then
@@ -19,7 +15,7 @@ if [ ! -s "$body" ]; then
   fi
 elif [ -z "$number" ]; then
   gh issue create --title "$title" --body-file "$body"
-elif [ "$(jq --raw-output .body <<< "$open" | tr -d '\r')" != "$(cat "$body")" ]; then
+elif [ "$(gh issue view "$number" --json body --jq .body | tr -d '\r')" != "$(cat "$body")" ]; then
   gh issue edit "$number" --body-file "$body"
   gh issue comment "$number" --body "Something changed; the text above is new."
 fi
