@@ -65,8 +65,7 @@ class Exchange:
         "_passed",
         "_passing",
         "_prefill",
-        "_prefill_s",
-        "_prefilled_at",
+        "_prefill_times",
         "_request",
         "_route",
         "_server",
@@ -99,8 +98,8 @@ class Exchange:
         self._passed = 0
         """Bytes of the body that the client has."""
         self._prefill = self._decode = ""
-        self._prefill_s: float | None = None
-        self._prefilled_at: float | None = None
+        self._prefill_times: tuple[float, float] | None = None
+        """When P was called, and its answer whole."""
         self._first_at: float | None = None
         self._last_at = now
         self._ended = False
@@ -237,8 +236,7 @@ class Exchange:
         """P's answer is whole."""
         assert self._head is not None
         self._connection = None
-        self._prefill_s = now - self._called_at
-        self._prefilled_at = now
+        self._prefill_times = self._called_at, now
         self._follow(self._route.answered(self._response(self._head), now), now)
 
     def _response(self, head: Head) -> Response:
@@ -377,50 +375,17 @@ class Exchange:
 
     def _end(self, outcome: str, status: int, now: float) -> None:
         self._ended = True
-        route, server = self._route, self._server
-        first_s = None if self._first_at is None else self._first_at - self._started_at
-        decode_s = None if self._first_at is None else now - self._called_at
-        wait_s = None
-        if route.stream and self._first_at is not None:
-            wait_s = self._first_at - self._called_at
-            decode_s = now - self._first_at
-        server.metrics.ended(
-            route.kind,
-            outcome,
-            total_s=now - self._started_at,
-            prefill_s=self._prefill_s,
-            first_s=first_s if route.stream else None,
-            wait_s=wait_s,
-            decode_s=decode_s,
-            retries=route.retries,
-        )
-        server.timeline.add(self._passage(outcome, status, now))
-        server.ended(
-            self,
-            {
-                "request_id": route.request_id,
-                "path": self._request.path,
-                "kind": route.kind,
-                "stream": route.stream,
-                "prefill": self._prefill,
-                "decode": self._decode,
-                "outcome": outcome,
-                "status": status,
-                "retries": route.retries,
-                "bytes": self._passed,
-                "total_ms": _ms(now - self._started_at),
-                "prefill_ms": _ms(self._prefill_s),
-                "first_ms": _ms(first_s),
-                "decode_ms": _ms(decode_s),
-            },
-        )
+        passage, server = self._passage(outcome, status, now), self._server
+        server.metrics.passed(passage)
+        server.timeline.add(passage)
+        server.ended(self, passage.logged(self._request.path, self._passed))
 
     def _passage(self, outcome: str, status: int, now: float) -> Passage:
         route = self._route
         decodes = self._call.leg == "decode"
         called, answered = None if decodes else self._called_at, None
-        if decodes and self._prefilled_at is not None and self._prefill_s is not None:
-            called, answered = self._prefilled_at - self._prefill_s, self._prefilled_at
+        if decodes and self._prefill_times is not None:
+            called, answered = self._prefill_times
         return Passage(
             client_id=self._request.headers.get("x-request-id", ""),
             request_id=route.request_id,
@@ -456,7 +421,3 @@ def _outcome(status: int) -> str:
     if status < 500:
         return "refused"
     return "failed"
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else int(seconds * 1e6) / 1e3

@@ -17,6 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from pd_testkit.proxy.timeline import Passage
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -69,30 +71,24 @@ class Metrics(Collector):
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
-    def ended(
-        self,
-        kind: str,
-        outcome: str,
-        *,
-        total_s: float,
-        prefill_s: float | None = None,
-        first_s: float | None = None,
-        wait_s: float | None = None,
-        decode_s: float | None = None,
-        retries: int = 0,
-    ) -> None:
-        """A request is over. Times in seconds, None for what did not happen."""
-        self._requests[kind, outcome] += 1
-        self._retries += retries
-        self._total.observe(total_s)
-        if prefill_s is not None:
+    def passed(self, passage: Passage) -> None:
+        """A request is over."""
+        self._requests[passage.kind, passage.outcome] += 1
+        self._retries += passage.retries
+        self._total.observe(passage.total_s)
+        if (prefill_s := passage.prefill_s) is not None:
             self._prefill.observe(prefill_s)
-        if first_s is not None:
+        if passage.stream and (first_s := passage.first_s) is not None:
             self._first.observe(first_s)
-        if wait_s is not None:
+        if (wait_s := passage.wait_s) is not None:
             self._wait.observe(wait_s)
-        if decode_s is not None:
+        if (decode_s := passage.decode_s) is not None:
             self._decode.observe(decode_s)
+
+    def turned_away(self, outcome: str, seconds: float) -> None:
+        """A request is over that was not routed."""
+        self._requests["none", outcome] += 1
+        self._total.observe(seconds)
 
     @property
     def failures(self) -> int:

@@ -260,7 +260,7 @@ class ProxyServer:
                 return exchange
             answer = route
         outcome = "refused" if answer.status < 500 else "unavailable"
-        self.metrics.ended("none", outcome, total_s=self.now() - now)
+        self.metrics.turned_away(outcome, self.now() - now)
         if self._log is not None:
             line = {"path": request.path, "kind": "none", "outcome": outcome}
             self._log.write("request", {**line, "status": answer.status})

@@ -51,6 +51,63 @@ class Passage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     first_byte_at: float | None
     ended_at: float
 
+    @property
+    def total_s(self) -> float:
+        return self.ended_at - self.received_at
+
+    @property
+    def prefill_s(self) -> float | None:
+        """Until P's answer was whole."""
+        return _between(self.prefill_called_at, self.prefill_answered_at)
+
+    @property
+    def first_s(self) -> float | None:
+        return _between(self.received_at, self.first_byte_at)
+
+    @property
+    def wait_s(self) -> float | None:
+        """From D's call to the first byte of its stream."""
+        return _between(self.decode_called_at, self.first_byte_at) if self.stream else None
+
+    @property
+    def decode_s(self) -> float | None:
+        """D's time after the first byte; all of its time without a stream."""
+        if self.first_byte_at is None:
+            return None
+        begun = self.first_byte_at if self.stream else self.decode_called_at
+        return _between(begun, self.ended_at)
+
+    def logged(self, path: str, size: int) -> dict[str, Any]:
+        """For a line of the log.
+
+        Args:
+            path, size: asked for, and bytes of the body that the client has.
+        """
+        return {
+            "request_id": self.request_id,
+            "path": path,
+            "kind": self.kind,
+            "stream": self.stream,
+            "prefill": self.prefill,
+            "decode": self.decode,
+            "outcome": self.outcome,
+            "status": self.status,
+            "retries": self.retries,
+            "bytes": size,
+            "total_ms": _ms(self.total_s),
+            "prefill_ms": _ms(self.prefill_s),
+            "first_ms": _ms(self.first_s),
+            "decode_ms": _ms(self.decode_s),
+        }
+
+
+def _between(begun: float | None, ended: float | None) -> float | None:
+    return None if begun is None or ended is None else ended - begun
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else int(seconds * 1e6) / 1e3
+
 
 class Timeline(Generic[Entry]):
     """The last entries, in the order in which they were added, numbered from 0. For any thread.
