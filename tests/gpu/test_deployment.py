@@ -29,7 +29,8 @@ pytestmark = pytest.mark.requires_package("rich")
 
 @dataclass(frozen=True)
 class Bed:
-    """A stack on a device, and an engine that does both legs there: the oracle."""
+    """A stack on a device, and an engine that does both legs there: the oracle, which keeps KV for
+    a D for a moment only."""
 
     ready: dict[str, Any]
     oracle: str
@@ -44,14 +45,13 @@ class Bed:
 def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     folder = tmp_path_factory.mktemp(f"l3-{request.param}")
     on = f"--device {request.param}"
-    arguments = ("--kv-digest", "--prefill-args", f"{on} {' '.join(SHORT_LEASE)}")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as processes:
         patch.setenv("XDG_STATE_HOME", str(folder))
         up, oracle = map(
             processes.enter_context,
             (
-                running.stack(folder, *arguments, "--decode-args", on),
-                running.engine(folder, "oracle", "--role", "both", *on.split()),
+                running.stack(folder, "--kv-digest", "--prefill-args", on, "--decode-args", on),
+                running.engine(folder, "oracle", "--role", "both", *SHORT_LEASE, *on.split()),
             ),
         )
         yield Bed(up.ready(), oracle.ready()["url"], folder)
@@ -97,26 +97,22 @@ def test_many_requests_at_once_are_each_answered_as_alone(bed: Bed) -> None:
 
 
 def test_a_hand_off_that_nobody_reads_is_given_back_after_a_short_lease(bed: Bed) -> None:
-    """Its D never comes; P's blocks are free again, and P serves on."""
+    """Its D never comes; P's blocks are free again."""
     import aiohttp
 
-    from tests.e2e.test_stack_kills import all_given_back, answered, prompt
-
-    (prefill,) = bed.stack.prefill
+    from tests.e2e.test_stack_kills import all_given_back, prompt
 
     async def seen() -> None:
         async with aiohttp.ClientSession() as session:
             hand_off = {"do_remote_decode": True, "do_remote_prefill": False}
             body = {"model": "tiny", "prompt": prompt(2, 4), "max_tokens": 1, "temperature": 0}
             body["kv_transfer_params"] = hand_off
-            async with session.post(f"{prefill}/v1/completions", json=body) as answer:
+            async with session.post(f"{bed.oracle}/v1/completions", json=body) as answer:
                 assert answer.status == 200, await answer.text()
                 assert (await answer.json())["kv_transfer_params"]["do_remote_prefill"] is True
-            counts = await all_given_back(session, prefill)
+            counts = await all_given_back(session, bed.oracle)
             assert counts["pd_engine_free_blocks"] == counts["pd_engine_blocks"] > 0
             assert counts["pd_engine_held_requests"] == 0
-            again = await answered(session, bed.stack.url, prompt(2, 3))
-            assert again == await answered(session, bed.oracle, prompt(2, 3))
 
     asyncio.run(asyncio.wait_for(seen(), running.PATIENCE_S))
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pd_testkit.stubs import Installation
 from tests.gpu.places import PATHS, Path, l3
+
+if TYPE_CHECKING:
+    from pd_testkit.stubs import Installation
 
 SIZE = 1 << 16
 

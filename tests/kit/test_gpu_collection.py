@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 RUN = """
 import sys, pytest
 code = pytest.main(["tests/gpu", "--collect-only", "-qq", "-p", "no:cacheprovider"])
-heavy = {"torch", "numpy", "zmq", "aiohttp", "mori", "nixl", "vllm"}
+heavy = {"torch", "zmq", "aiohttp", "mori", "nixl", "vllm"}
 print("loaded:", *sorted(heavy.intersection(sys.modules)))
 sys.exit(code)
 """
