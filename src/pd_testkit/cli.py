@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 import pd_testkit
 
@@ -60,6 +61,8 @@ class Commands(click.Group):
             extra = _EXTRAS.get(missing.name or "")
             if extra is None:
                 raise
+            if context.resilient_parsing:  # a shell completes what is being typed
+                return None
             _refuse(f"pd-testkit {name} needs {missing.name}: pip install 'pd-testkit[{extra}]'")
         command: click.Command = getattr(module, name.replace("-", "_"))
         return command
@@ -70,6 +73,14 @@ class Commands(click.Group):
             formatter.write_dl(
                 [(name, self._short_help(name)) for name in self.list_commands(context)]
             )
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Here, too."""
+        names = [name for name in self.list_commands(context) if name.startswith(incomplete)]
+        return [
+            *(CompletionItem(name, help=self._short_help(name)) for name in names),
+            *click.Command.shell_complete(self, context, incomplete),
+        ]
 
     def _short_help(self, name: str) -> str:
         return _APART[name][1] if name in _APART else self.commands[name].get_short_help_str(80)

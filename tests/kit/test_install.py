@@ -104,6 +104,14 @@ def test_a_command_shows_its_help_or_names_the_extra_that_it_needs(kit: Installe
     assert {"clauses", "conform", "proxy"} <= {name for name in said if not said[name][0]}
 
 
+def test_a_command_that_lacks_its_extra_completes_to_nothing_and_says_nothing(
+    kit: Installed,
+) -> None:
+    typed = {"COMP_WORDS": "pd-testkit up --pref", "COMP_CWORD": "2"}
+    completed = kit.run("pd-testkit", _PD_TESTKIT_COMPLETE="bash_complete", **typed)
+    assert (completed.returncode, completed.stdout.strip(), completed.stderr) == (0, "", "")
+
+
 def test_a_type_checker_knows_the_types_of_what_is_installed(
     kit: Installed, tmp_path: Path
 ) -> None:
