@@ -43,9 +43,12 @@ docs: $(VENV)/.ready
 	$(BIN)/python -m tests.docs.reference
 
 # The site of docs/, into build/site: strict, so that a broken link or a page that is nowhere fails.
-docs-site: $(VENV)/.ready
+docs-site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	touch $@
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/fabric_copy.py

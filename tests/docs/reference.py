@@ -169,36 +169,22 @@ def _settings() -> Iterator[str]:
 
 def _metrics() -> Iterator[str]:
     yield from _head("Metrics", "What `GET /metrics` tells, in Prometheus' text format.")
-    router = ProxyMetrics(lambda: [_INSTANCE])
-    router.ended("pd", "ok", total_s=1.0)
     yield "## The proxy's\n"
-    yield from _families(router.collect())
-    engine = EngineMetrics("tiny", lambda: [Stats()], fired=lambda: {"kill": 1})
+    yield from _families(ProxyMetrics().collect())
     yield "## The engine's\n"
     yield "Names that begin with `vllm:` mean what they mean in vLLM.\n"
-    yield from _families(engine.collect())
-
-
-_INSTANCE = {
-    "role": "prefill",
-    "url": "http://p:8100",
-    "in_flight": 0,
-    "queued_tokens": 0,
-    "breaker": "closed",
-    "well": True,
-}
+    yield from _families(EngineMetrics("tiny", lambda: [Stats()]).collect())
 
 
 def _families(families: Iterable[Any]) -> Iterator[str]:
     rows = []
     for family in families:
-        own = {label: None for s in family.samples for label in s.labels if label != "le"}
         name = family.name + ("_total" if family.type == "counter" else "")
         rows.append(
             (
                 _code(name),
                 family.type,
-                ", ".join(map(_code, own)),
+                ", ".join(map(_code, family._labelnames)),
                 _cell(family.documentation),
             )
         )
