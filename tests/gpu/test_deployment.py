@@ -136,7 +136,7 @@ def test_p_d_and_router_may_be_killed_under_load(
         asyncio.run(kill_one_after_the_other(starting.ready(), oracle.ready()["url"]))
 
 
-@pytest.mark.parametrize("device", DEVICES[1:])
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_slow_nic_changes_no_answer(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property
 ) -> None:
