@@ -65,18 +65,25 @@ def _cli() -> Iterator[str]:
     for path, command in commands():
         context = _context(path, command)
         yield f"## {' '.join(path)}\n"
-        yield f"```text\n{_plain(command.get_usage(context))}\n```\n"
+        # Releases of click differ in whether a group's command is in brackets, and in more below.
+        usage = click.unstyle(command.get_usage(context)).replace("[COMMAND]", "COMMAND")
+        yield f"```text\n{usage}\n```\n"
         yield _prose(inspect.cleandoc(command.help or "").partition("\f")[0]) + "\n"
         records = [
-            found
+            (_names(option, found[0]), _cell(click.unstyle(found[1])))
             for option in command.get_params(context)
-            if (found := option.get_help_record(context))
+            if isinstance(option, click.Option) and (found := option.get_help_record(context))
         ]
         if isinstance(command, click.Group):
-            yield from _table(("command", ""), [_sub(path, command, n) for n in _names(command)])
-        yield from _table(
-            ("option", ""), [(_code(names), _cell(_plain(text))) for names, text in records]
-        )
+            yield from _table(("command", ""), [_sub(path, command, n) for n in _of(command)])
+        yield from _table(("option", ""), records)
+
+
+def _names(option: click.Option, shown: str) -> str:
+    """With its choices as they are written."""
+    if isinstance(option.type, click.Choice) and option.metavar is None and not option.is_flag:
+        shown = f"{shown.partition(' [')[0]} [{'|'.join(map(str, option.type.choices))}]"
+    return _code(shown)
 
 
 def _context(path: tuple[str, ...], command: click.Command) -> click.Context:
@@ -85,7 +92,7 @@ def _context(path: tuple[str, ...], command: click.Command) -> click.Context:
     return context
 
 
-def _names(group: click.Group) -> list[str]:
+def _of(group: click.Group) -> list[str]:
     return group.list_commands(click.Context(group))
 
 
@@ -263,10 +270,6 @@ def _prose(text: str) -> str:
         else:
             paragraphs.append(paragraph)
     return "\n\n".join(paragraphs)
-
-
-def _plain(text: str) -> str:
-    return click.unstyle(text)
 
 
 WRITERS: dict[str, Callable[[], Iterator[str]]] = {
