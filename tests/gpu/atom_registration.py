@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-MODULES = (
-    "atom.kv_transfer.disaggregation.moriio.moriio_connector",
-    "atom.kv_transfer.disaggregation.kv_transfer_engine",
-)
-"""Where ATOM has its connector: of main, and of #253."""
+CONNECTORS = {
+    "atom.kv_transfer.disaggregation.moriio.moriio_connector": "MoRIIOConnector",
+    "atom.kv_transfer.disaggregation.kv_transfer_engine": "KVConnector",
+}
+"""ATOM's connector by its module: of main, and of #253."""
 BLOCKS, HEADS, BLOCK_SIZE, HEAD_DIM, LAYERS = 64, 8, 16, 128, 2
 
 
@@ -23,17 +23,17 @@ def registered(device: str) -> list[dict[str, Any]]:
         from pd_testkit import stubs
 
         stubs.install("aiter", "mori", "triton", replace=True)
-    connectors = _connectors()
+    module, make = _connector()
     from mori.io import MemoryDesc
 
     alone = SimpleNamespace(rank_in_group=0, world_size=1)
-    connectors.get_tp_group = connectors.get_dp_group = lambda: alone
+    module.get_tp_group = module.get_dp_group = lambda: alone
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     transfer = {"kv_role": "kv_producer", "handshake_port": port, "http_port": 8000}
     config = SimpleNamespace(kv_transfer_config=transfer, kv_cache_block_size=BLOCK_SIZE)
-    connector = connectors.MoRIIOConnector(config)
+    connector = make(config)
     shape = (BLOCKS, HEADS, BLOCK_SIZE, HEAD_DIM)
     caches = {
         f"layer_{layer}": SimpleNamespace(
@@ -62,11 +62,13 @@ def registered(device: str) -> list[dict[str, Any]]:
     return found
 
 
-def _connectors() -> Any:
-    for name in MODULES:
+def _connector() -> tuple[Any, Any]:
+    for name, class_name in CONNECTORS.items():
         try:
-            return importlib.import_module(name)
+            module = importlib.import_module(name)
         except ModuleNotFoundError as missing:
             if missing.name is None or not name.startswith(missing.name):
                 raise
-    raise ModuleNotFoundError(f"none of {', '.join(MODULES)}")
+        else:
+            return module, getattr(module, class_name)
+    raise ModuleNotFoundError(f"none of {', '.join(CONNECTORS)}")

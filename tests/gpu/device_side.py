@@ -17,7 +17,7 @@ import torch
 
 from pd_testkit.engine.transports import open_transport
 from pd_testkit.fabric import RegionHandle
-from tests.gpu.places import Path
+from tests.gpu.places import LENIENT, Path
 from tests.kit.peer_process import Peer
 
 SIZE = 1 << 20
@@ -97,6 +97,7 @@ class Other:
         self._peer = Peer()
         self._alive = True
         self._peer.run(
+            f"{LENIENT}\n"
             "from tests.gpu.device_side import DeviceSide\n"
             "side = DeviceSide(transport, device, name, seed)",
             transport=transport,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.gpu.places import PATHS, Path, l3
+from tests.gpu.places import LENIENT, PATHS, Path, l3
 
 if TYPE_CHECKING:
     from pd_testkit.stubs import Installation
@@ -106,9 +106,10 @@ def test_atom_registers_each_cache_as_it_is(device: str, record_property) -> Non
     if not source:
         pytest.skip(f"not applicable: {ATOM_SOURCE} names no checkout of ATOM")
     record_property("clauses", "XFER-038")
-    with Peer({"PYTHONPATH": source, "PYTHONWARNINGS": "default"}) as peer:
+    with Peer({"PYTHONPATH": source}) as peer:
         found = peer.run(
-            "from tests.gpu.atom_registration import registered\nregistered(device)", device=device
+            f"{LENIENT}\nfrom tests.gpu.atom_registration import registered\nregistered(device)",
+            device=device,
         )
         peer.kill()  # its listener's thread has no end
     assert len(found) == 2 * LAYERS
