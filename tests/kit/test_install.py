@@ -43,11 +43,8 @@ print(json.dumps(said))
 """
 USER = """
 from pd_testkit import __version__
-from pd_testkit.contract import Clause
-from pd_testkit.contract.clauses import CLAUSES
 
-first: Clause = CLAUSES["AGG-001"]
-reason: str = first.reason
+right: str = __version__
 wrong: int = __version__
 """
 
@@ -126,7 +123,7 @@ def test_a_type_checker_knows_the_types_of_what_is_installed(
         check=False,
     )
     assert checked.stdout.splitlines() == [
-        'mine.py:8: error: Incompatible types in assignment (expression has type "str", '
+        'mine.py:5: error: Incompatible types in assignment (expression has type "str", '
         'variable has type "int")  [assignment]',
         "Found 1 error in 1 file (checked 1 source file)",
     ]
