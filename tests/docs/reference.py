@@ -61,7 +61,9 @@ def pytest_options() -> list[Any]:
 
 
 def _cli() -> Iterator[str]:
-    yield from _head("Command line", "`pd-testkit` and its commands, as `--help` tells them.")
+    yield from _head(
+        "Command line", "`pd-testkit` and its commands, as `-h` and `--help` tell them."
+    )
     for path, command in commands():
         context = _context(path, command)
         yield f"## {' '.join(path)}\n"
@@ -72,7 +74,9 @@ def _cli() -> Iterator[str]:
         records = [
             (_names(option, found[0]), _cell(click.unstyle(found[1])))
             for option in command.get_params(context)
-            if isinstance(option, click.Option) and (found := option.get_help_record(context))
+            if isinstance(option, click.Option)
+            and option.name != "help"  # whoever asked a command first has named it
+            and (found := option.get_help_record(context))
         ]
         if isinstance(command, click.Group):
             yield from _table(("command", ""), [_sub(path, command, n) for n in _of(command)])
