@@ -75,7 +75,7 @@ def _cli() -> Iterator[str]:
             (_names(option, found[0]), _cell(click.unstyle(found[1])))
             for option in command.get_params(context)
             if isinstance(option, click.Option)
-            and option.name != "help"  # whoever asked a command first has named it
+            and option is not command.get_help_option(context)  # named by who asked first
             and (found := option.get_help_record(context))
         ]
         if isinstance(command, click.Group):
