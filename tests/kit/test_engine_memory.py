@@ -36,4 +36,5 @@ def test_freed_memory_stays() -> None:
     told = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     before, kept, after = told.stdout.split()
     assert kept == "True"
-    assert int(after) < PAGES, (before, after)
+    # Sixty arrays; the heap may have to grow for the first three that are there at once.
+    assert int(after) <= 3 * PAGES < 30 * PAGES < int(before), (before, after)
