@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +88,32 @@ class TestSeveralColumns:
         begun = [line.partition(":")[0] for line in said[:3]]
         assert begun == ["longest", "long", "short"]
         assert [each.column.name for each in ran] == ["short", "longest", "long"]
+
+    def test_of_those_that_poll_one_runs_at_a_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        columns = [
+            Column(f"{polls} {n}", (), None, takes_s=10.0 * polls + n, polls=polls)
+            for polls in (True, False)
+            for n in range(3)
+        ]
+        lock, running, most = threading.Lock(), [], []
+        pair = threading.Barrier(2)
+
+        def one(self: Stage, column: Column) -> Ran:
+            with lock:
+                running.append(column)
+                most.append(sum(each.polls for each in running))
+            if not column.polls and column.takes_s > 0:
+                pair.wait(30)  # two others beside it, or it does not end
+            with lock:
+                running.remove(column)
+            return Ran(column, "", 0.0, None)
+
+        monkeypatch.setattr(Stage, "_one", one)
+        ran = Stage(tmp_path, lambda line: None).run(columns)
+        assert [each.column for each in ran] == columns
+        assert max(most) == 1
 
 
 class TestTheRecord:

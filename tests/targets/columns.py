@@ -19,6 +19,7 @@ class Column:
         environment: where it is installed; None for the environment that runs the stage.
         takes_s: real seconds that it takes beside others, roughly: the longest begin first.
         limit_s: real seconds after which it is ended and has failed.
+        polls: its engines have threads that poll without a pause: one such column at a time.
     """
 
     name: str
@@ -26,16 +27,17 @@ class Column:
     environment: Environment | None
     takes_s: float = 60.0
     limit_s: float = 900.0
+    polls: bool = False
 
 
-def _vllm(variant: str, takes_s: float) -> Column:
+def _vllm(variant: str, takes_s: float, *, polls: bool = False) -> Column:
     arguments = ("--pd-target", f"vllm:{variant}")
-    return Column(f"vllm-{variant}", arguments, ENVIRONMENTS["vllm"], takes_s)
+    return Column(f"vllm-{variant}", arguments, ENVIRONMENTS["vllm"], takes_s, polls=polls)
 
 
-def _sglang(variant: str, takes_s: float) -> Column:
+def _sglang(variant: str, takes_s: float, *, polls: bool = False) -> Column:
     arguments = ("--pd-target", f"sglang:{variant}")
-    return Column(f"sglang-{variant}", arguments, ENVIRONMENTS["sglang"], takes_s)
+    return Column(f"sglang-{variant}", arguments, ENVIRONMENTS["sglang"], takes_s, polls=polls)
 
 
 def _router(name: str, takes_s: float) -> Column:
@@ -45,7 +47,7 @@ def _router(name: str, takes_s: float) -> Column:
 
 PACKAGES = (
     Column("reference", ("--pd-target", "reference"), None),
-    _vllm("nixl", 430),
+    _vllm("nixl", 430, polls=True),
     _vllm("mooncake", 240),
     _vllm("moriio", 210),
     _vllm("moriio-write", 230),
@@ -53,7 +55,7 @@ PACKAGES = (
     _vllm("offloading", 50),
     _vllm("example", 40),
     _sglang("mori", 300),
-    _sglang("nixl", 270),
+    _sglang("nixl", 270, polls=True),
     _sglang("mooncake", 170),
     _router("vllm-router", 220),
     _router("sglang-router", 180),

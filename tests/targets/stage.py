@@ -39,6 +39,33 @@ class Ran:
     """What was wrong when it ran beside others, and was not when it ran alone."""
 
 
+class _Queue:
+    """Columns that wait: the longest first, and of those that poll one at a time."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._waiting = sorted(columns, key=lambda column: -column.takes_s)
+        self._polls = False
+        self._changed = threading.Condition()
+
+    def take(self) -> Column | None:
+        """The next one that may begin, when there is one; None: no more wait."""
+        with self._changed:
+            while self._waiting:
+                for column in self._waiting:
+                    if not (column.polls and self._polls):
+                        self._waiting.remove(column)
+                        self._polls = self._polls or column.polls
+                        return column
+                self._changed.wait()
+            return None
+
+    def done(self, column: Column) -> None:
+        with self._changed:
+            if column.polls:
+                self._polls = False
+            self._changed.notify_all()
+
+
 class Stage:
     """One run of some columns.
 
@@ -66,21 +93,32 @@ class Stage:
     def run(self, columns: Sequence[Column]) -> list[Ran]:
         """All of them; their environments are there.
 
-        The longest begin first, so that none of these runs on alone at the end. The results are in
-        the order of the columns.
+        The longest begin first, so that none of these runs on alone at the end; of those that poll
+        there is one at a time. The results are in the order of the columns.
 
         One that fails is run again, alone: other people's threads and timeouts decide some of what
         is seen. What fails twice has failed, and what failed once is told.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        queue = _Queue(columns)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             try:
-                longest = sorted(columns, key=lambda column: -column.takes_s)
-                running = {column.name: pool.submit(self._one, column) for column in longest}
-                ran = [running[column.name].result() for column in columns]
+                found = [pool.submit(self._some, queue) for _ in range(AT_ONCE)]
+                each_ran = {each.column.name: each for some in found for each in some.result()}
+                ran = [each_ran[column.name] for column in columns]
                 return [self._again(each) if each.problem else each for each in ran]
             finally:
                 self._end()
+
+    def _some(self, queue: _Queue) -> list[Ran]:
+        """One after the other, until none is left."""
+        ran = []
+        while (column := queue.take()) is not None:
+            try:
+                ran.append(self._one(column))
+            finally:
+                queue.done(column)
+        return ran
 
     def _again(self, first: Ran) -> Ran:
         log = self._folder / f"{first.column.name}.log"

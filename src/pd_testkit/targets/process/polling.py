@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_LOWEST = 19
+_LOW = 10
+"""Of threads that run when others rest, and are not starved: a transfer has its deadline."""
 _TASKS = Path("/proc/self/task")
 
 
 @contextmanager
 def lowered() -> Iterator[None]:
-    """What polls in threads that begin within this does so at the lowest priority.
+    """What polls in threads that begin within this does so at a low priority.
 
     Meant are those of a library that are neither Python's, which may hold the interpreter's lock,
     nor have a name of their own, as those of ZMQ, gloo and UCX, which sleep when they have nothing
@@ -25,7 +26,7 @@ def lowered() -> Iterator[None]:
     pythons = {thread.native_id for thread in threading.enumerate()}
     for thread in _nameless() - before - pythons:
         with suppress(ProcessLookupError):  # it has ended
-            os.setpriority(os.PRIO_PROCESS, thread, _LOWEST)
+            os.setpriority(os.PRIO_PROCESS, thread, _LOW)
 
 
 def _nameless() -> set[int]:
