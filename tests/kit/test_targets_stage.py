@@ -70,6 +70,15 @@ class TestAColumn:
         assert "the first time" in ran.unsteady
         assert "the first time" in (tmp_path / "reference.first.log").read_text()
 
+    def test_is_told_its_share_of_the_ports(self, tmp_path: Path) -> None:
+        (tmp_path / "shared.py").write_text(
+            "import os\ndef target():\n    raise OSError('ports: ' + os.environ['PD_PORTS'])\n"
+        )
+        _, [problem], _ = run(
+            tmp_path, replace(AGGREGATOR, arguments=("--pd-target", "shared:target"))
+        )
+        assert "ports: 1/3" in problem
+
 
 class TestSeveralColumns:
     """Which begins when."""
@@ -89,7 +98,7 @@ class TestSeveralColumns:
         assert begun == ["longest", "long", "short"]
         assert [each.column.name for each in ran] == ["short", "longest", "long"]
 
-    def test_of_those_that_poll_one_runs_at_a_time(
+    def test_have_a_seat_each_and_of_those_that_poll_one_runs_at_a_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         columns = [
@@ -98,16 +107,20 @@ class TestSeveralColumns:
             for n in range(3)
         ]
         lock, running, most = threading.Lock(), [], []
+        seats: set[int] = set()
         pair = threading.Barrier(2)
 
-        def one(self: Stage, column: Column) -> Ran:
+        def one(self: Stage, column: Column, seat: int) -> Ran:
             with lock:
+                assert seat not in seats
+                seats.add(seat)
                 running.append(column)
                 most.append(sum(each.polls for each in running))
             if not column.polls and column.takes_s > 0:
                 pair.wait(30)  # two others beside it, or it does not end
             with lock:
                 running.remove(column)
+                seats.remove(seat)
             return Ran(column, "", 0.0, None)
 
         monkeypatch.setattr(Stage, "_one", one)

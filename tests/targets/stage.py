@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pd_testkit.targets import neighbours
 from tests.targets.columns import Column
 from tests.targets.environments import Environment, install
 
@@ -104,19 +105,19 @@ class Stage:
         queue = _Queue(columns)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             try:
-                found = [pool.submit(self._some, queue) for _ in range(AT_ONCE)]
+                found = [pool.submit(self._some, queue, seat) for seat in range(AT_ONCE)]
                 each_ran = {each.column.name: each for some in found for each in some.result()}
                 ran = [each_ran[column.name] for column in columns]
                 return [self._again(each) if each.problem else each for each in ran]
             finally:
                 self._end()
 
-    def _some(self, queue: _Queue) -> list[Ran]:
-        """One after the other, until none is left."""
+    def _some(self, queue: _Queue, seat: int) -> list[Ran]:
+        """One after the other, until none is left; beside those in the other seats."""
         ran = []
         while (column := queue.take()) is not None:
             try:
-                ran.append(self._one(column))
+                ran.append(self._one(column, seat))
             finally:
                 queue.done(column)
         return ran
@@ -129,12 +130,12 @@ class Stage:
             return second
         return replace(second, unsteady=first.problem)
 
-    def _one(self, column: Column) -> Ran:
+    def _one(self, column: Column, seat: int = 0) -> Ran:
         report = self._folder / f"{column.name}.json"
         report.unlink(missing_ok=True)
         log = self._folder / f"{column.name}.log"
         began = time.monotonic()
-        status = self._pytest(column, report, log)
+        status = self._pytest(column, report, log, seat)
         seconds = time.monotonic() - began
         document = json.loads(report.read_text("utf-8")) if report.is_file() else None
         problem = ""
@@ -147,7 +148,7 @@ class Stage:
         self._say(f"{column.name}: {'FAILED' if problem else 'as known'}, {seconds:.0f} s")
         return Ran(column, problem, seconds, document)
 
-    def _pytest(self, column: Column, report: Path, log: Path) -> int:
+    def _pytest(self, column: Column, report: Path, log: Path, seat: int) -> int:
         """Its exit status; negative where it was ended."""
         python = column.environment.python if column.environment else Path(sys.executable)
         command = [
@@ -167,7 +168,12 @@ class Stage:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PATH": binaries},
+                    env={
+                        **os.environ,
+                        "PYTHONPATH": path.rstrip(os.pathsep),
+                        "PATH": binaries,
+                        neighbours.SHARE: f"{seat + 1}/{AT_ONCE}",
+                    },
                     start_new_session=True,
                 )
                 self._running.add(process)

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 
-_PORTS = range(20_000, 32_000)
+_ALL = range(20_000, 32_000)
 """Below those that systems give to clients: a closed connection keeps its port for a minute, and
 after a burst of them hardly any eight in a row are free."""
+
+SHARE = "PD_PORTS"
+"""Environment variable: a process's own part of these ports, such as ``1/3``. Processes that start
+and kill engines side by side would take each other's ports sooner or later, those of an engine that
+is about to come back most of all."""
 
 _ATTEMPTS = 100
 
 _turn = count(os.getpid() * 67)
+
+
+def own(environment: Mapping[str, str]) -> range:
+    """This process's ports: those of its share, and of these its part among pytest's workers.
+
+    Raises:
+        ValueError: the variable names no share.
+    """
+    ports = _part(_ALL, environment.get(SHARE, "1/1"))
+    worker = int(environment.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return _slice(ports, worker, int(environment.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def bases(ports: int) -> Iterator[int]:
@@ -20,6 +36,19 @@ def bases(ports: int) -> Iterator[int]:
 
     Processes begin at different places, and nothing is offered again soon.
     """
+    of = own(os.environ)
     for _ in range(_ATTEMPTS):
-        run = next(_turn) * ports % (len(_PORTS) - ports)
-        yield _PORTS[run]
+        run = next(_turn) * ports % (len(of) - ports)
+        yield of[run]
+
+
+def _part(ports: range, share: str) -> range:
+    number, _, parts = share.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts) <= 10):
+        raise ValueError(f"{SHARE} is {share!r}: give a share of ten at most, such as 1/3")
+    return _slice(ports, int(number) - 1, int(parts))
+
+
+def _slice(ports: range, index: int, parts: int) -> range:
+    size = len(ports) // parts
+    return ports[index * size :][:size]
