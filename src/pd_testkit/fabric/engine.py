@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pd_testkit.fabric.device_memory import device_memory_at, device_memory_of
 from pd_testkit.fabric.directory import Published
 from pd_testkit.fabric.memory import Region, RegionHandle, memory_at, memory_of
 from pd_testkit.fabric.status import Status
@@ -47,26 +48,34 @@ class Engine:
     # -- memory ------------------------------------------------------------------------------
 
     def register(self, buffer: Any) -> Region:
-        """Register a writable, contiguous buffer, numpy array or CPU torch tensor.
+        """Register a writable, contiguous buffer, numpy array or torch tensor, on a GPU too.
 
         Raises:
             TypeError: it is none of those.
-            ValueError: not contiguous, read-only or not in host memory.
+            ValueError: not contiguous, read-only, or neither in host memory nor on a GPU.
             RuntimeError: the engine is dead.
         """
+        there = device_memory_of(buffer)
+        if there is not None:
+            return self.fabric._register(self, there, buffer)
         memory, owner = memory_of(buffer)
         return self.fabric._register(self, memory, owner)
 
-    def register_address(self, address: int, size: int, owner: Any = None) -> Region:
+    def register_address(
+        self, address: int, size: int, owner: Any = None, device: int | None = None
+    ) -> Region:
         """Register ``size`` bytes at an address of this process, as a NIC takes them.
 
         They must stay mapped and writable until deregistered; ``owner``, if given, is kept alive
-        until then.
+        until then. With a ``device`` the address is of that GPU.
 
         Raises:
             ValueError: a null address or a negative size.
             RuntimeError: the engine is dead.
         """
+        if device is not None:
+            there = device_memory_at(address, size, device)
+            return self.fabric._register(self, there, owner)
         return self.fabric._register(self, memory_at(address, size), owner)
 
     def deregister(self, region: Region) -> None:

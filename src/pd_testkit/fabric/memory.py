@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     from pd_testkit.fabric.engine import Engine
-    from pd_testkit.fabric.process_memory import ProcessMemory
 
 Bytes = npt.NDArray[np.uint8]
+_Offsets = npt.NDArray[np.int64]
+
+
+class Elsewhere(Protocol):
+    """Memory that this process cannot touch by an address: another process's, or a GPU's."""
+
+    @property
+    def address(self) -> int:
+        """There."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+
+    def gather(self, offsets: _Offsets, sizes: _Offsets) -> Bytes:
+        """The bytes at these offsets, one piece after the other."""
+
+    def scatter(self, offsets: _Offsets, sizes: _Offsets, data: Bytes) -> None:
+        """The inverse of `gather`."""
 
 
 class RegionHandle(NamedTuple):
@@ -48,7 +66,7 @@ class Region:
         self,
         engine: Engine,
         region_id: int,
-        memory: Bytes | ProcessMemory,
+        memory: Bytes | Elsewhere,
         owner: Any,
         there: int | None = None,
     ) -> None:
@@ -61,7 +79,7 @@ class Region:
             self.address if there is None else there,
             memory.nbytes,
         )
-        self._memory: Bytes | ProcessMemory | None = memory
+        self._memory: Bytes | Elsewhere | None = memory
         self._owner = owner
 
     @property

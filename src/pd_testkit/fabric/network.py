@@ -13,9 +13,9 @@ from pd_testkit.fabric.counters import Counters
 from pd_testkit.fabric.directory import Directory, Published
 from pd_testkit.fabric.engine import Engine
 from pd_testkit.fabric.faults import Fault, Kind
-from pd_testkit.fabric.memory import Bytes, Region, RegionHandle
+from pd_testkit.fabric.memory import Bytes, Elsewhere, Region, RegionHandle
 from pd_testkit.fabric.options import FabricOptions
-from pd_testkit.fabric.process_memory import ProcessMemory, read, write
+from pd_testkit.fabric.process_memory import read, write
 from pd_testkit.fabric.sanitizer import Sanitizer
 from pd_testkit.fabric.status import Status
 from pd_testkit.fabric.trace import Trace
@@ -148,7 +148,7 @@ class Fabric:
     def _register(
         self,
         engine: Engine,
-        memory: Bytes | ProcessMemory,
+        memory: Bytes | Elsewhere,
         owner: Any,
         there: int | None = None,
     ) -> Region:
@@ -217,9 +217,7 @@ class Fabric:
         region = engine._regions.get(handle.region) if engine else None
         return region if region is not None and region.handle == handle else None
 
-    def _memory(
-        self, where: Region | RegionHandle, offset: int, size: int
-    ) -> Bytes | ProcessMemory:
+    def _memory(self, where: Region | RegionHandle, offset: int, size: int) -> Bytes | Elsewhere:
         region = self._find(where.handle if isinstance(where, Region) else where)
         if region is None or region._memory is None:
             raise LookupError(f"{where} is not registered")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pd_testkit.fabric.batch import Offsets, copy
-from pd_testkit.fabric.memory import Bytes
+from pd_testkit.fabric.memory import Bytes, Elsewhere
 from pd_testkit.fabric.shared_memory import mapped_from
 
 _MOST_PIECES = 1024
@@ -131,13 +131,13 @@ def _shared(pid: int, address: int, size: int) -> Bytes | None:
 
 
 def move(
-    source: Bytes | ProcessMemory,
+    source: Bytes | Elsewhere,
     from_: Offsets,
-    destination: Bytes | ProcessMemory,
+    destination: Bytes | Elsewhere,
     to: Offsets,
     sizes: Offsets,
 ) -> None:
-    """As `batch.copy`; where another process's private memory takes part, all is read first.
+    """As `batch.copy`; where memory takes part that is elsewhere, all is read first.
 
     Raises:
         Unreachable: of either memory; what was written until then stays.
@@ -157,7 +157,7 @@ def move(
         destination.scatter(to, sizes, data)
 
 
-def read(memory: Bytes | ProcessMemory, offset: int, size: int) -> Bytes:
+def read(memory: Bytes | Elsewhere, offset: int, size: int) -> Bytes:
     """A copy of ``size`` bytes; the caller has checked the bounds. Raises as `move`."""
     if isinstance(memory, np.ndarray):
         data: Bytes = memory[offset : offset + size].copy()
@@ -165,7 +165,7 @@ def read(memory: Bytes | ProcessMemory, offset: int, size: int) -> Bytes:
     return memory.gather(np.array([offset]), np.array([size]))
 
 
-def write(memory: Bytes | ProcessMemory, offset: int, data: Bytes) -> None:
+def write(memory: Bytes | Elsewhere, offset: int, data: Bytes) -> None:
     """Sets bytes; as `read`."""
     if isinstance(memory, np.ndarray):
         memory[offset : offset + len(data)] = data

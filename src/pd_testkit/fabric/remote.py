@@ -113,12 +113,17 @@ class RemoteEngine:
         memory, owner = memory_of(buffer)
         return self.register_address(memory.ctypes.data, memory.nbytes, owner)
 
-    def register_address(self, address: int, size: int, owner: Any = None) -> RemoteRegion:
-        """As `Engine.register_address`, with memory of this process.
+    def register_address(
+        self, address: int, size: int, owner: Any = None, device: int | None = None
+    ) -> RemoteRegion:
+        """As `Engine.register_address`, with memory of this process, not of its GPUs.
 
         Raises:
+            ValueError: of a GPU, which the fabric's process does not reach.
             OSError: the fabric's process may not reach this one's memory; the message says why.
         """
+        if device is not None:
+            raise ValueError(f"memory of GPU {device}: a served fabric moves host memory only")
         handle = self.fabric._ask(messages.Register(self.name, address, size))
         return RemoteRegion(self, RegionHandle(*handle), owner)
 

@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_testkit.fabric.batch import Offsets
-from pd_testkit.fabric.memory import Bytes, Region
+from pd_testkit.fabric.memory import Bytes, Elsewhere, Region
 from pd_testkit.fabric.stack import Stack, Stacks
 
 if TYPE_CHECKING:
-    from pd_testkit.fabric.process_memory import ProcessMemory
     from pd_testkit.fabric.transfer import Transfer
 
 BlockIds = npt.NDArray[np.int64]
@@ -155,7 +154,7 @@ class _Pool:
             filling = np.full(len(ids) * self.block_size, byte, np.uint8)
             memory.scatter(ids * self.block_size, sizes, filling)
 
-    def _memory(self, region: Region) -> Bytes | ProcessMemory:
+    def _memory(self, region: Region) -> Bytes | Elsewhere:
         if region._memory is None:
             raise LookupError(f"{region} is not registered")
         return region._memory

@@ -15,8 +15,8 @@ from pd_testkit.fabric.batch import Batch
 from pd_testkit.fabric.clock import Timer
 from pd_testkit.fabric.engine import Engine, Notification
 from pd_testkit.fabric.faults import Fault, FaultPlan, Kind, Operation, Strikes
-from pd_testkit.fabric.memory import Bytes, Region
-from pd_testkit.fabric.process_memory import ProcessMemory, Unreachable, move, read, write
+from pd_testkit.fabric.memory import Bytes, Elsewhere, Region
+from pd_testkit.fabric.process_memory import Unreachable, move, read, write
 from pd_testkit.fabric.sanitizer import Access
 from pd_testkit.fabric.status import Status
 from pd_testkit.fabric.transfer import Session, Transfer
@@ -24,7 +24,7 @@ from pd_testkit.fabric.transfer import Session, Transfer
 if TYPE_CHECKING:
     from pd_testkit.fabric.network import Fabric
 
-_Memory: TypeAlias = "Bytes | ProcessMemory"
+_Memory: TypeAlias = "Bytes | Elsewhere"
 
 
 @dataclass

@@ -78,7 +78,7 @@ class Backend:
         self._remotes.pop(desc.key, None)
 
     def register(self, memory: MemoryDesc) -> None:
-        region = self.engine.register_address(memory.data, memory.size)
+        region = self.engine.register_address(memory.data, memory.size, device=_gpu(memory))
         self._regions[memory.id] = region
         self.engine.publish(_registered(self.engine.name, memory.id), region.handle)
 
@@ -194,6 +194,15 @@ class BackendSession:
         if any(len(end) and int(end.max()) > size for end, size in ends):
             return "length out of range"
         return ""
+
+
+def _gpu(memory: MemoryDesc) -> int | None:
+    """The GPU that it is on. None for the host's memory, also where that is called a GPU's, as
+    tests do without one."""
+    from pd_testkit.fabric.device_memory import uses_gpus
+
+    on_gpu = memory.loc is MemoryLocationType.GPU and memory.device_id >= 0 and uses_gpus()
+    return memory.device_id if on_gpu else None
 
 
 def _unsigned(values: Any) -> Any:
