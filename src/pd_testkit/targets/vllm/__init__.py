@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from pd_testkit.targets.process import Children
 from pd_testkit.targets.vllm.connectors import CONNECTORS, Connector
 from pd_testkit.targets.vllm.known import failures_of
 from pd_testkit.targets.vllm.pair import PairDriver
+from pd_testkit.targets.vllm.places import Places, parse
 from pd_testkit.targets.vllm.versions import capabilities_of
 
 if TYPE_CHECKING:
@@ -66,10 +68,18 @@ class VllmTarget(Target):
     latent_spec = WorkerSpec(mla=True, kv_heads=1, head_dim=72, block_size=16)
     """That for latent caches has blocks of 16."""
 
-    def __init__(self, connector: Connector, capabilities: Capabilities, release: str) -> None:
-        self.name = f"vllm:{connector.variant}"
+    def __init__(
+        self,
+        connector: Connector,
+        capabilities: Capabilities,
+        release: str,
+        places: Places | None = None,
+    ) -> None:
+        self._places = places or Places()
+        devices = ",".join(dict.fromkeys(filter(None, self._places.both)))
+        self.name = f"vllm:{connector.variant}" + (f"@{devices}" if devices else "")
         self.units = connector.units
-        self.capabilities = capabilities
+        self.capabilities = self._places.capabilities(capabilities)
         self.known_failures = failures_of(connector)
         self.least_patience_s = connector.least_patience_s
         self._connector = connector
@@ -81,7 +91,9 @@ class VllmTarget(Target):
     def open(self) -> None:
         """Take a folder for all that the children leave behind."""
         self._folder = tempfile.TemporaryDirectory(prefix="pd-vllm-")
-        self._children = Children({**ENVIRONMENT, "TMPDIR": self._folder.name}, IMPORTS)
+        environment = {**self._places.environment(ENVIRONMENT), "TMPDIR": self._folder.name}
+        # A process that was forked cannot use CUDA if the one before it did.
+        self._children = Children(environment, () if self._places.on_gpu else IMPORTS)
 
     def close(self) -> None:
         self._children.close()
@@ -124,18 +136,20 @@ class VllmTarget(Target):
         mode: str = "read",
         fabric: Fabric | None = None,
     ) -> Pair:
-        return PairDriver(self._children, self._connector, prefill, decode, mode, fabric)
+        devices = self._places.both
+        return PairDriver(self._children, self._connector, prefill, decode, mode, fabric, devices)
 
 
 def target(choice: Choice) -> Target:
-    """The target of ``--pd-target vllm[:CONNECTOR]``.
+    """The target of ``--pd-target vllm[:CONNECTOR[@DEVICE[,DEVICE]]]``.
 
     Raises:
         TargetError: vLLM, or a package that the connector needs, is missing, or the target does
             not know that vLLM.
     """
-    choice.takes(variants=tuple(CONNECTORS))
-    connector = CONNECTORS[choice.variant or next(iter(CONNECTORS))]
+    variant, places = parse(choice.variant)
+    replace(choice, variant=variant).takes(variants=tuple(CONNECTORS))
+    connector = places.connector(CONNECTORS[variant or next(iter(CONNECTORS))])
     vllm = importlib.util.find_spec("vllm")
     if vllm is None or vllm.origin is None:
         raise TargetError("vLLM is not installed here: see docs/targets-vllm.md for how, on a CPU")
@@ -146,4 +160,4 @@ def target(choice: Choice) -> Target:
             )
     release = importlib.metadata.version("vllm")
     package = Path(vllm.origin).parent
-    return VllmTarget(connector, capabilities_of(package, connector, release), release)
+    return VllmTarget(connector, capabilities_of(package, connector, release), release, places)

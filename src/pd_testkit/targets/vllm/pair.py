@@ -41,6 +41,9 @@ _STEP_S = 30.0
 class PairDriver:
     """Takes the engines' steps, and carries hand-offs between them as a proxy does.
 
+    Args:
+        devices: where P's and D's caches are; see `Seat`.
+
     Raises:
         NotApplicable: vLLM cannot be had with such workers.
     """
@@ -53,6 +56,7 @@ class PairDriver:
         decode: WorkerSpec,
         mode: str,
         fabric: Fabric | None,
+        devices: tuple[str, str] = ("", ""),
     ) -> None:
         for spec in (*prefill, decode):
             _check(spec)
@@ -72,7 +76,8 @@ class PairDriver:
                 served = making.enter_context(FabricServer(fabric)).address
 
             def engine(name: str, role: Role, spec: WorkerSpec) -> Engine:
-                made = Engine(children, connector, name, role, spec, folder, served)
+                device = devices[role is Role.CONSUMER]
+                made = Engine(children, connector, name, role, spec, folder, served, device)
                 making.callback(made.close)
                 return made
 

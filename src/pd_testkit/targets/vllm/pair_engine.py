@@ -68,6 +68,7 @@ class Engine:
         name: of its children.
         folder: for what its processes find each other by.
         fabric: address of the served one, if the connector needs one.
+        device: see `Seat`.
 
     Attributes:
         engine_id: in its present life.
@@ -83,11 +84,13 @@ class Engine:
         spec: WorkerSpec,
         folder: Path,
         fabric: str,
+        device: str,
     ) -> None:
         self.spec = spec
         self.role = role
         self._port = free_port(spec.host, 2 * spec.tp_size)
         self._fabric = fabric
+        self._device = device
         self._children = children
         self._connector = connector
         self._name = name
@@ -136,6 +139,7 @@ class Engine:
                 placed(self._connector.options, self.place, self.spec),
                 placed(self._connector.variables, self.place, self.spec),
                 self._fabric,
+                self._device,
             )
             return homes[rank].make(Worker, _FACTORY, deadline_s=_CALL_S, seat=seat)
 

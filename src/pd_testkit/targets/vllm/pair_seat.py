@@ -24,6 +24,8 @@ class Seat:
         extra: this engine's own ``kv_connector_extra_config``.
         environment: variables that vLLM reads when the connector is made.
         fabric: address of the served one that the kit's stand-ins move bytes on; empty: none.
+        device: where its caches are, as torch names it; empty: in the shared memory itself, which
+            otherwise shows what the device holds after each step.
     """
 
     variant: str
@@ -37,6 +39,11 @@ class Seat:
     extra: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     fabric: str = ""
+    device: str = ""
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device not in ("", "cpu")
 
 
 @dataclass(frozen=True)

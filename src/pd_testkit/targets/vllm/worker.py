@@ -32,6 +32,7 @@ from pd_testkit.fabric.shared_memory import SharedMemory
 from pd_testkit.targets.process.polling import lowered
 from pd_testkit.targets.vllm import worker_config, worker_environment
 from pd_testkit.targets.vllm.connectors import CONNECTORS
+from pd_testkit.targets.vllm.mirror import Mirror
 from pd_testkit.targets.vllm.pair_seat import Order, Params, Seat
 from pd_testkit.targets.vllm.worker_peers import known_layers
 
@@ -43,8 +44,11 @@ class WorkerDriver:
         cores = os.sched_getaffinity(0)
         connector = CONNECTORS[seat.variant]
         os.environ.update(seat.environment)
-        worker_environment.without_accelerator()
-        worker_environment.without_streams()
+        if seat.on_gpu:
+            torch.cuda.set_device(seat.device)
+        else:
+            worker_environment.without_accelerator()
+            worker_environment.without_streams()
         self._taken = ExitStack()
         if seat.fabric:
             self._taken.enter_context(worker_environment.mori_on(seat.fabric))
@@ -53,9 +57,12 @@ class WorkerDriver:
         caches = worker_config.kv_cache_config(seat.spec)
         _join(self._config, seat)
         self._memory = [SharedMemory.attach(path) for path in seat.memory]
+        shared = [memory.array for memory in self._memory]
+        self._mirrors = [Mirror(seat.device, array) for array in shared] if seat.device else []
+        raw = [mirror.tensor for mirror in self._mirrors] or list(map(torch.from_numpy, shared))
         self._layers = {
-            name: worker_config.layer_cache(seat.spec, torch.from_numpy(memory.array))
-            for name, memory in zip(worker_config.layer_names(seat.spec), self._memory, strict=True)
+            name: worker_config.layer_cache(seat.spec, flat)
+            for name, flat in zip(worker_config.layer_names(seat.spec), raw, strict=True)
         }
         self._requests: dict[RequestId, tuple[Request, list[int]]] = {}
         self._finished: set[RequestId] = set()
@@ -87,7 +94,7 @@ class WorkerDriver:
             memory.close()
         self._taken.close()
         # The connectors have references in a circle; what they hold goes with them.
-        del self._worker, self._scheduler, self._layers
+        del self._worker, self._scheduler, self._layers, self._mirrors
         gc.collect()
 
     def addresses(self) -> list[int]:
@@ -119,7 +126,12 @@ class WorkerDriver:
         if self._seat.spec.tp_size > 1:
             turn = parallel_state.get_tp_group().broadcast_object(turn)
         assert turn is not None
-        return self._run(*turn)
+        for mirror in self._mirrors:
+            mirror.push()
+        report = self._run(*turn)
+        for mirror in self._mirrors:
+            mirror.pull()
+        return report
 
     def finish(self, request_id: RequestId) -> Params | None:
         return self._end(request_id, RequestStatus.FINISHED_LENGTH_CAPPED)

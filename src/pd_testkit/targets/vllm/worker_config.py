@@ -39,7 +39,7 @@ def vllm_config(seat: Seat, connector: Connector) -> VllmConfig:
         ValueError: vLLM refuses the combination.
     """
     spec = seat.spec
-    dtype = _dtype(spec)
+    dtype, kind = _dtype(spec), "cuda" if seat.on_gpu else "cpu"
     model = ModelConfig(
         model=seat.model,
         tokenizer=seat.model,
@@ -65,7 +65,7 @@ def vllm_config(seat: Seat, connector: Connector) -> VllmConfig:
         kv_connector=connector.kv_connector,
         kv_role=connector.roles[seat.role],
         engine_id=seat.engine_id,
-        kv_buffer_device="cpu",
+        kv_buffer_device=kind,
         kv_connector_extra_config={**connector.extra, **seat.extra},
     )
     made = VllmConfig(
@@ -74,7 +74,7 @@ def vllm_config(seat: Seat, connector: Connector) -> VllmConfig:
         scheduler_config=scheduler,
         parallel_config=ParallelConfig(tensor_parallel_size=spec.tp_size, rank=seat.tp_rank),
         kv_transfer_config=transfer,
-        device_config=DeviceConfig("cpu"),
+        device_config=DeviceConfig(kind),
     )
     if made.cache_config.block_size != spec.block_size:
         raise ValueError(f"block size {spec.block_size}: vLLM takes {caching.block_size} here")
