@@ -105,7 +105,8 @@ def test_the_files_are_valid(schema: str, files: list[Path]) -> None:
 
 
 def test_nothing_in_them_can_be_abused() -> None:
-    assert told(BIN / "zizmor", "--offline", "--quiet", "--min-severity", "medium", GITHUB) == ""
+    """What is left on purpose, with its reason, is in .github/zizmor.yml."""
+    assert told(BIN / "zizmor", "--offline", "--quiet", GITHUB) == ""
 
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda script: script.where)
