@@ -122,21 +122,60 @@ def test_atom_registers_each_cache_as_it_is(device: str, record_property) -> Non
         assert {cache["device"] for cache in found} == {0}
 
 
+def _vllm(variant: str) -> list[Any]:
+    """Where the connector's own `register_kv_caches` is called. On a CPU the kit stands in for
+    mori, and NIXL and Mooncake are the real ones."""
+    package = [] if variant == "moriio" else [pytest.mark.requires_package(variant)]
+    real = [pytest.mark.rdma, pytest.mark.requires_package("mori")] if variant == "moriio" else []
+    vllm = [pytest.mark.requires_package("vllm"), *package]
+    plain = [pytest.mark.pd_l2, pytest.mark.requires_package("torch"), *vllm]
+    return [
+        pytest.param(variant, "cpu", marks=plain, id=f"{variant}-cpu"),
+        pytest.param(variant, "cuda:0", marks=[*l3(1), *vllm, *real], id=f"{variant}-gpu"),
+    ]
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "device",
-    [
-        pytest.param(
-            "meta", marks=(pytest.mark.pd_l2, pytest.mark.requires_package("torch")), id="meta"
-        ),
-        pytest.param("cuda", marks=l3(1), id="cuda"),
-    ],
+    ("variant", "device"), [*_vllm("nixl"), *_vllm("mooncake"), *_vllm("moriio")]
 )
-def test_the_fabric_and_its_sanitizer_refuse_device_memory_in_one_line(device: str) -> None:
-    """They move host memory by its address: one of a device would be a crash."""
-    import torch
+def test_vllm_s_connectors_register_each_layer_as_it_is(
+    variant: str, device: str, record_property
+) -> None:
+    """Real vLLM: `register_kv_caches` of two layers, and what a peer is told of them."""
+    from pd_testkit.targets.vllm import ENVIRONMENT
+    from pd_testkit.targets.vllm.places import Places
+    from tests.kit.peer_process import Peer
+
+    record_property("clauses", "XFER-038")
+    environment = dict(Places(device, device).environment(ENVIRONMENT))
+    with Peer(environment) as peer:
+        found = peer.run(
+            f"{LENIENT}\nfrom tests.gpu.vllm_registration import LAYER_BYTES, registered\n"
+            "[LAYER_BYTES, registered(variant, device)]",
+            variant=variant,
+            device=device,
+        )
+        peer.kill()  # what listens there has no end
+    nbytes, (layers, told) = found[0], (found[1]["layers"], found[1]["told"])
+    assert len(layers) == 2
+    assert {layer["bytes"] for layer in layers} == {nbytes}
+    assert {layer["device"] for layer in layers} == {device.partition(":")[0]}
+    assert told["memory"] == [[layer["address"], layer["bytes"]] for layer in layers]
+    assert told["opaque"] > 0
+    assert told["engine"]
+    assert told.get("devices", [0, 0]) == [layer["index"] for layer in layers]
+    assert all(told.get("again", ()))
+    if variant == "nixl":
+        assert told["kinds"] == ["DRAM" if device == "cpu" else "VRAM"] * 2
+
+
+def test_memory_that_is_neither_a_host_s_nor_a_gpu_s_is_refused_in_one_line() -> None:
+    """The fabric's and its sanitizer's; see `test_fabric.py` for a GPU's."""
+    torch = pytest.importorskip("torch")
 
     from pd_testkit.fabric import Fabric
 
     engine = Fabric().engine("P")
-    with pytest.raises(ValueError, match=f"^the tensor is on device '{device}'"):
-        engine.register(torch.zeros(8, device=device))
+    with pytest.raises(ValueError, match=r"^the tensor is on device 'meta'"):
+        engine.register(torch.zeros(8, device="meta"))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 
 import pytest
+
+CLAUSES = "clauses"
+"""Property of a test: ids of the clauses that it checks on real memory, with blanks between."""
+_WIDTH = 100
 
 
 class L3:
@@ -14,6 +19,8 @@ class L3:
         self.passed = 0
         self._failed: set[str] = set()
         self._skipped: Counter[str] = Counter()
+        self._kept: set[str] = set()
+        self._broken: set[str] = set()
 
     def add(self, report: pytest.TestReport) -> None:
         """One phase of one test."""
@@ -24,12 +31,26 @@ class L3:
             self._skipped[reason.removeprefix("not applicable: ")] += 1
         elif report.when == "call" and report.passed:
             self.passed += 1
+        if report.when == "call" and not report.skipped:
+            told = (str(value) for name, value in report.user_properties if name == CLAUSES)
+            ids = {clause for value in told for clause in value.split()}
+            (self._broken if report.failed else self._kept).update(ids)
 
     def lines(self, hardware: str) -> list[str]:
-        """The counts, and why tests were skipped, the most frequent reason first."""
+        """The counts, the clauses that were checked, and why tests were skipped, the most frequent
+        reason first. A clause that any test found broken is not kept."""
         skipped = sum(self._skipped.values())
         return [
             f"L3 on {hardware}: {self.passed} passed, {len(self._failed)} failed, "
             f"{skipped} skipped",
+            *_row("kept on it", self._kept - self._broken),
+            *_row("broken on it", self._broken),
             *(f"  {count} skipped: {reason}" for reason, count in self._skipped.most_common()),
         ]
+
+
+def _row(name: str, clauses: set[str]) -> list[str]:
+    if not clauses:
+        return []
+    text = f"{name}: {' '.join(sorted(clauses))}"
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ")
