@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +14,7 @@ import click
 
 from pd_testkit.command_line import Command
 from pd_testkit.hardware.layers import LAYERS
-from pd_testkit.hardware.machine import Machine, survey
+from pd_testkit.hardware.machine import VARIABLES, Machine, survey
 from pd_testkit.hardware.needs import parse
 
 
@@ -34,7 +36,7 @@ def doctor(as_json: bool, require: str | None) -> None:
     if as_json:
         click.echo(json.dumps(document(machine, lacking), indent=2))
     else:
-        click.echo("\n".join(table(machine)))
+        click.echo("\n".join(table(machine, shutil.get_terminal_size((100, 0)).columns)))
         if lacking:
             click.echo(f"\n--require {require}: {lacking}", err=True)
     sys.exit(bool(lacking))
@@ -52,6 +54,8 @@ def document(machine: Machine, lacking: str = "") -> dict[str, Any]:
         "commands": list(machine.commands),
         "docker": machine.docker,
         "memlock": machine.memlock,
+        "net_admin": machine.net_admin,
+        "variables": dict(machine.variables),
         "layers": [
             {
                 "name": layer.name,
@@ -64,20 +68,37 @@ def document(machine: Machine, lacking: str = "") -> dict[str, Any]:
     }
 
 
-def table(machine: Machine) -> list[str]:
-    """Its lines."""
-    lines = [f"{name:12}{told}" for name, told in _facts(machine)]
+def table(machine: Machine, width: int = 100) -> list[str]:
+    """Its lines, of so many columns at most where a word allows."""
+    lines = [line for name, told in _facts(machine) for line in _row(f"{name:12}", told, width)]
     lines.append("")
-    width = max(len(layer.name) for layer in LAYERS) + 2
-    ways: dict[str, None] = {}
+    column = max(len(layer.name) for layer in LAYERS) + 2
+    ways: dict[str, dict[str, None]] = {}
     for layer in LAYERS:
         missing = layer.missing(machine)
-        ways.update(dict.fromkeys(f"{lacks}: {get}" for lacks, get in missing))
-        lines.append(f"{layer.name:{width}}{'lacks' if missing else 'ready'}  {layer.what}")
-        lines += [f"{'':{width}}       - {lacks}" for lacks, _ in missing]
+        for lacks, get in missing:
+            ways.setdefault(get, {})[lacks] = None
+        ready = "lacks" if missing else "ready"
+        lines += _row(f"{layer.name:{column}}{ready}  ", layer.what, width)
+        lines += _row(f"{'':{column + 7}}- ", "; ".join(lacks for lacks, _ in missing), width)
     if ways:
-        lines += ["", "How to get it:", *(f"  {way}" for way in ways)]
+        lines += ["", "How to get it:"]
+    for get, all_lacks in ways.items():
+        lines += _row("  ", "; ".join(all_lacks), width)
+        lines += _row("      ", get, width)
     return lines
+
+
+def _row(head: str, told: str, width: int) -> list[str]:
+    """What is told behind its head, in several lines where it is long."""
+    return textwrap.wrap(
+        told,
+        max(width, len(head) + 20),
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
@@ -98,6 +119,9 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "docker", machine.docker or "no daemon answers"
     limit = "unlimited" if machine.memlock < 0 else f"{machine.memlock >> 10} KiB"
     yield "memlock", limit
+    yield "net admin", "yes" if machine.net_admin else "no"
+    named = [f"{name}={value}" for name, value in machine.variables if value]
+    yield "variables", ", ".join(named) or "none of " + ", ".join(VARIABLES)
 
 
 def _several(name: str, lines: list[str], otherwise: str) -> Iterator[tuple[str, str]]:

@@ -43,6 +43,8 @@ def test_the_table_shows_what_is_there() -> None:
         "packages    torch 2.13.0+cu126, nixl 1.5.1, mori 1.0",
         "missing     vllm",
         "memlock     unlimited",
+        "net admin   no",
+        "variables   none of PD_ATOM_SOURCE, PD_L3_MODEL, PD_L3_SLOW_DEVICE",
     ):
         assert line in told.splitlines()
 
@@ -75,12 +77,29 @@ def test_locked_memory_counts_where_there_is_rdma() -> None:
 
 
 def test_each_thing_that_is_missing_has_a_way_to_get_it() -> None:
-    told = table(BARE)
-    ways = told[told.index("How to get it:") :]
+    told = table(BARE, width=1000)
+    ways = told[told.index("How to get it:") + 1 :]
+    gets = dict(zip(ways[1::2], ways[::2], strict=True))
     for layer in LAYERS:
         for lacks, get in layer.missing(BARE):
             assert get
-            assert f"  {lacks}: {get}" in ways
+            assert lacks in gets[f"      {get}"].strip().split("; ")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("machine", [BARE, RICH])
+def test_no_line_is_wider_than_the_terminal(machine: Machine, width: int) -> None:
+    assert max(map(len, table(machine, width))) <= width
+
+
+def test_a_slow_nic_needs_the_right_to_make_one() -> None:
+    assert missing(BARE, "L3 slow NIC") == [
+        "there is no command tc",
+        "this process has no CAP_NET_ADMIN",
+        "PD_L3_SLOW_DEVICE is not set",
+    ]
+    set_up = Machine(commands=("tc",), net_admin=True, variables=(("PD_L3_SLOW_DEVICE", "lo"),))
+    assert missing(set_up, "L3 slow NIC") == []
 
 
 def test_json_says_the_same() -> None:

@@ -165,6 +165,26 @@ def test_an_empty_machine_is_surveyed(tmp_path: Path) -> None:
     assert machine.docker == ""
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "may"), [("0000000000001000", True), ("00000000a80425fb", False)]
+)
+def test_the_right_to_slow_a_device_is_a_capability(
+    tmp_path: Path, capabilities: str, may: bool
+) -> None:
+    tree(tmp_path, {"proc/self/status": f"Name:\tx\nCapEff:\t{capabilities}\nSeccomp:\t2\n"})
+    assert survey(tmp_path, silent).net_admin is may
+
+
+def test_variables_of_the_tests_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PD_ATOM_SOURCE", "/src/ATOM")
+    monkeypatch.delenv("PD_L3_MODEL", raising=False)
+    machine = survey(tmp_path, silent)
+    assert (machine.variable("PD_ATOM_SOURCE"), machine.variable("PD_L3_MODEL")) == (
+        "/src/ATOM",
+        "",
+    )
+
+
 def test_docker_is_there_when_its_daemon_answers(tmp_path: Path) -> None:
     assert survey(tmp_path, {DOCKER: "28.3.0\n"}.get).docker == "28.3.0"
 

@@ -78,10 +78,31 @@ _MORI = Need(
 )
 _NIXL = _package("nixl", "nixl")
 _VLLM = _command("vllm", "pip install vllm, or pd-testkit up --runner docker")
+_VLLM_PACKAGE = Need(
+    lambda machine: "" if machine.version("vllm") else "vllm is not installed",
+    "pip install vllm, in an environment of its own",
+)
+_MOONCAKE = Need(
+    lambda machine: "" if machine.version("mooncake") else "mooncake is not installed",
+    "pip install mooncake-transfer-engine; without CUDA mooncake-transfer-engine-non-cuda",
+)
+_ATOM = Need(
+    lambda machine: "" if machine.variable("PD_ATOM_SOURCE") else "PD_ATOM_SOURCE is not set",
+    "git clone https://github.com/ROCm/ATOM and export PD_ATOM_SOURCE=$PWD/ATOM",
+)
+_SLOW_DEVICE = Need(
+    lambda machine: "" if machine.variable("PD_L3_SLOW_DEVICE") else "PD_L3_SLOW_DEVICE is not set",
+    "export PD_L3_SLOW_DEVICE=lo, or another network device that may be slowed down",
+)
+_NET_ADMIN = Need(
+    lambda machine: "" if machine.net_admin else "this process has no CAP_NET_ADMIN",
+    "run as root; in docker: --cap-add NET_ADMIN",
+)
 _DOCKER = Need(
     lambda machine: "" if machine.docker else "no docker daemon answers",
     "systemctl start docker, and be of the group docker",
 )
+_MORI_ON_GPU = (_gpus(1), _TORCH, _RDMA, _MEMLOCK, _MORI)
 _STACK = tuple(_package(name, "stack") for name in ("torch", "rich", "pydantic"))
 
 LAYERS = (
@@ -91,10 +112,19 @@ LAYERS = (
     Layer("bench", "pd-testkit bench, with plots", (*_STACK, _package("matplotlib", "plots"))),
     Layer("docker", "pd-testkit up --runner docker", (*_STACK, _DOCKER)),
     Layer("L3 registration", "device memory registered with NIXL", (_gpus(1), _TORCH, _NIXL)),
-    Layer("L3 mori", "MoRIIO wrapper over real mori", (_gpus(1), _TORCH, _RDMA, _MEMLOCK, _MORI)),
+    Layer("L3 fabric", "the fabric and its sanitizer on device memory", (_gpus(1), _TORCH)),
+    Layer("L3 mori", "packed metadata over real mori", _MORI_ON_GPU),
+    Layer("L3 ATOM", "ATOM's connector and wrapper over real mori", (*_MORI_ON_GPU, _ATOM)),
     Layer("L3 one GPU", "two processes on one GPU, bytes equal", (_gpus(1), _TORCH, _NIXL)),
     Layer("L3 two GPUs", "producer to consumer, bytes equal", (_gpus(2), _TORCH, _NIXL)),
     Layer("L3 engine", "P, D and proxy of the kit's engine on a GPU", (_gpus(1), _TORCH, *_STACK)),
-    Layer("L3 vLLM", "P, D and proxy of vLLM", (_gpus(2), _TORCH, _VLLM, _NIXL, *_STACK)),
-    Layer("L3 slow NIC", "faults by tc", (_command("tc", "apt-get install iproute2"),)),
+    Layer("L3 vLLM stack", "P, D and proxy of vLLM", (_gpus(2), _TORCH, _VLLM, _NIXL, *_STACK)),
+    Layer("L3 vLLM NIXL", "its connector, KV on a GPU", (_gpus(1), _TORCH, _VLLM_PACKAGE, _NIXL)),
+    Layer("L3 vLLM Mooncake", "likewise", (_gpus(1), _TORCH, _VLLM_PACKAGE, _MOONCAKE)),
+    Layer("L3 vLLM MoRIIO", "likewise, over real mori", (*_MORI_ON_GPU, _VLLM_PACKAGE)),
+    Layer(
+        "L3 slow NIC",
+        "faults by tc, whose netem the kernel must have",
+        (_command("tc", "apt-get install iproute2"), _NET_ADMIN, _SLOW_DEVICE),
+    ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import resource
 import shutil
 import subprocess
@@ -17,6 +19,8 @@ from pd_testkit.hardware.nvidia import Ask
 PATIENCE_S = 20.0
 """For a command to answer; a driver that hangs must not hang the run."""
 DOCKER = ("docker", "version", "--format", "{{.Server.Version}}")
+VARIABLES = ("PD_ATOM_SOURCE", "PD_L3_MODEL", "PD_L3_SLOW_DEVICE")
+"""Of the environment, that L3's tests read; see docs/gpu.md."""
 COMMANDS = ("vllm", "vllm-router", "sglang-router", "docker", "tc", "nvidia-smi", "rocm-smi")
 
 
@@ -34,6 +38,8 @@ class Machine:
         commands: which of `COMMANDS` are there.
         docker: the daemon's version; empty where it does not answer.
         memlock: bytes that a process may lock, RDMA's registered memory among them; -1: any.
+        net_admin: this process may change how network devices send.
+        variables: of `VARIABLES`; empty where not set.
     """
 
     hardware: Hardware = field(default_factory=Hardware)
@@ -45,9 +51,14 @@ class Machine:
     commands: tuple[str, ...] = ()
     docker: str = ""
     memlock: int = -1
+    net_admin: bool = False
+    variables: tuple[tuple[str, str], ...] = ()
 
     def version(self, package: str) -> str:
         return dict(self.packages).get(package, "")
+
+    def variable(self, name: str) -> str:
+        return dict(self.variables).get(name, "")
 
 
 def answer(argv: Sequence[str]) -> str | None:
@@ -91,7 +102,19 @@ def survey(root: Path = Path("/"), ask: Ask = answer) -> Machine:
         commands=tuple(name for name in COMMANDS if found(name) is not None),
         docker=(ask(DOCKER) or "").strip(),
         memlock=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
+        net_admin=_net_admin(root),
+        variables=tuple((name, os.environ.get(name, "")) for name in VARIABLES),
     )
+
+
+def _net_admin(root: Path) -> bool:
+    """By the effective capabilities: Linux, capabilities(7), CAP_NET_ADMIN is bit 12."""
+    try:
+        status = (root / "proc/self/status").read_text()
+    except OSError:  # another system than Linux
+        return False
+    told = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return told is not None and bool(int(told[1], 16) & 1 << 12)
 
 
 def brief(hardware: Hardware, known: tuple[Gpu, ...]) -> list[str]:
