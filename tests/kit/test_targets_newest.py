@@ -9,18 +9,34 @@ import pytest
 from click.testing import CliRunner
 
 from tests.targets import __main__ as command
-from tests.targets import environments
+from tests.targets import columns, environments
 from tests.targets.columns import PACKAGES, Column, of_the_day
-from tests.targets.environments import ENVIRONMENTS, Environment, InstallError, install
+from tests.targets.environments import ENVIRONMENTS, VLLM, InstallError, install
 
-VLLM, ROUTERS = ENVIRONMENTS["vllm"], ENVIRONMENTS["routers"]
+ROUTERS = ENVIRONMENTS["routers"]
 
 
-def test_an_environment_of_the_day_is_not_the_pinned_one() -> None:
-    (router,) = (of_the_day(each) for each in PACKAGES if each.name == "vllm-router")
-    assert router.environment is not None
-    assert router.environment.folder != ROUTERS.folder
-    assert router.environment.folder.parent == ROUTERS.folder.parent
+def router() -> Column:
+    (column,) = (each for each in PACKAGES if each.name == "vllm-router")
+    return column
+
+
+def test_newer_releases_have_an_environment_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "newest", lambda package: "99.1")
+    environment = of_the_day(router()).environment
+    assert environment is not None
+    assert environment.others() == ["vllm-router==99.1", "sglang-router==99.1"]
+    assert environment.folder != ROUTERS.folder
+    assert environment.folder.parent == ROUTERS.folder.parent
+
+
+def test_where_the_pinned_releases_are_the_newest_their_environment_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(columns, "newest", ROUTERS.pinned.get)
+    environment = of_the_day(router()).environment
+    assert environment is not None
+    assert environment.folder == ROUTERS.folder
 
 
 def test_what_needs_no_environment_stays_as_it_is() -> None:
@@ -29,9 +45,12 @@ def test_what_needs_no_environment_stays_as_it_is() -> None:
 
 
 def test_what_is_under_test_is_pinned() -> None:
-    for environment in ENVIRONMENTS.values():
-        pinned = {line.partition("==")[0] for line in environment.pins.read_text().splitlines()}
-        assert pinned.issuperset(environment.subjects)
+    assert {name: set(each.pinned) for name, each in ENVIRONMENTS.items()} == {
+        "vllm": {"vllm"},
+        "sglang": {"sglang"},
+        "routers": {"vllm-router", "sglang-router"},
+        "clients": set(),
+    }
 
 
 class Commands:
@@ -55,45 +74,45 @@ class Commands:
         return [" ".join(each) for each in self.ran if "install" in each]
 
 
-def made(
-    environment: Environment, folder: Path, monkeypatch: pytest.MonkeyPatch, commands: Commands
-) -> None:
+def installed(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **releases: str
+) -> Commands:
+    commands = Commands()
     monkeypatch.setenv("PD_TARGETS", str(folder))
     monkeypatch.setattr(environments.subprocess, "run", commands.run)
-    install(environment, lambda line: None)
+    given = tuple((subject.replace("_", "-"), version) for subject, version in releases.items())
+    install(replace(ENVIRONMENTS[name], libraries=(), releases=given), lambda line: None)
+    return commands
 
 
-def newest(name: str, **changes) -> Environment:
-    column = Column("x", (), replace(ENVIRONMENTS[name], libraries=(), **changes))
-    environment = of_the_day(column).environment
-    assert environment is not None
-    return environment
-
-
-def test_routers_are_upgraded_after_their_pins(
+def test_other_releases_come_after_the_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = Commands()
-    made(newest("routers"), tmp_path, monkeypatch, commands)
-    pins, upgrade = commands.installed()
+    pinned = ROUTERS.pinned["sglang-router"]
+    commands = installed("routers", tmp_path, monkeypatch, vllm_router="99.1", sglang_router=pinned)
+    pins, other = commands.installed()
     assert pins.endswith("routers.txt")
-    assert upgrade.endswith("--no-deps --upgrade vllm-router sglang-router")
+    assert other.endswith("--no-deps vllm-router==99.1")
 
 
-def test_vllm_is_the_version_that_the_index_has_and_says_so(
+def test_vllm_is_built_as_the_release_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = Commands()
-    made(newest("vllm"), tmp_path, monkeypatch, commands)
-    assert commands.installed()[-1].endswith("vllm==0.99.1")
-    assert commands.variables[-1]["VLLM_VERSION_OVERRIDE"] == "0.99.1"
+    commands = installed("vllm", tmp_path, monkeypatch, vllm="99.1")
+    assert commands.installed()[-1].endswith("vllm==99.1")
+    assert commands.variables[-1]["VLLM_VERSION_OVERRIDE"] == "99.1"
+    assert VLLM not in " ".join(commands.installed())
 
 
-def test_an_index_that_tells_no_version_is_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_index_tells_the_newest_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments.subprocess, "run", Commands().run)
+    assert environments.newest.__wrapped__("vllm") == "0.99.1"
+
+
+def test_an_index_that_tells_no_version_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments.subprocess, "run", Commands(says="").run)
     with pytest.raises(InstallError, match="vllm: the index tells no version"):
-        made(newest("vllm"), tmp_path, monkeypatch, Commands(says=""))
+        environments.newest.__wrapped__("vllm")
 
 
 def test_the_releases_of_the_day_are_never_recorded() -> None:

@@ -62,11 +62,11 @@ def run(names: tuple[str, ...], recording: bool, newest: bool) -> None:
         _fail(f"there is no target {unknown[0]!r} here; choose of {', '.join(every)}")
     chosen = [every[name] for name in names] if names else list(usual)
     stage = Stage(FOLDER.absolute(), _say)
-    if newest:
-        chosen = [of_the_day(column) for column in chosen]
-    asked = names or newest
-    needed = {column.environment for column in chosen} if asked else ENVIRONMENTS.values()
     try:
+        if newest:
+            chosen = [of_the_day(column) for column in chosen]
+        asked = names or newest
+        needed = {column.environment for column in chosen} if asked else ENVIRONMENTS.values()
         stage.install(environment for environment in needed if environment is not None)
     except InstallError as error:
         _fail(str(error))

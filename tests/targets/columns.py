@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.targets.environments import ENVIRONMENTS, Environment
+from tests.targets.environments import ENVIRONMENTS, Environment, newest
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,12 @@ def checkouts() -> tuple[Column, ...]:
 
 
 def of_the_day(column: Column) -> Column:
-    """The same with its package's newest release in place of the pinned one."""
+    """The same with the newest releases of what is under test in place of the pinned ones.
+
+    Raises:
+        InstallError: the index does not tell which they are.
+    """
     if column.environment is None:
         return column
-    return replace(column, environment=replace(column.environment, newest=True))
+    releases = tuple((name, newest(name)) for name in column.environment.subjects)
+    return replace(column, environment=replace(column.environment, releases=releases))

@@ -1,13 +1,14 @@
 """One virtual environment per family of targets, with pinned versions, kept in a cache.
 
-An environment is named by what is in it: other pins, or another Python, make another folder. With
-the releases of the day in place of those that are pinned, each process makes one anew.
+An environment is named by what is in it: other pins, other releases of what is under test, or
+another Python make another folder.
 """
 
 from __future__ import annotations
 
 import ctypes.util
 import fcntl
+import functools
 import hashlib
 import os
 import platform
@@ -34,15 +35,15 @@ class InstallError(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """What is installed, in this order: torch, the pins, vLLM.
+    """What is installed, in this order: torch, the pins, other releases than these, vLLM.
 
     Attributes:
         name: of the file of pins, too.
         torch: it needs torch, which comes first, and plainly: other ways bring CUDA.
         vllm: it has vLLM, from the sdist and as pure Python: its kernels are not asked for.
         libraries: shared libraries of the system, by the Debian package that has each.
-        subjects: the pinned packages that are under test; vLLM is always.
-        newest: what is under test is the index's newest, and not what is pinned.
+        subjects: the packages that are under test.
+        releases: versions of these, by name, in place of those that are pinned.
     """
 
     name: str
@@ -50,18 +51,29 @@ class Environment:
     vllm: bool = False
     libraries: tuple[tuple[str, str], ...] = ()
     subjects: tuple[str, ...] = ()
-    newest: bool = False
+    releases: tuple[tuple[str, str], ...] = ()
 
     @property
     def pins(self) -> Path:
         return PINS / f"{self.name}.txt"
 
     @property
+    def pinned(self) -> dict[str, str]:
+        """The version of each subject, by its name."""
+        lines = [*self.pins.read_text("utf-8").splitlines(), VLLM]
+        versions = {name: version for name, _, version in (line.partition("==") for line in lines)}
+        return {name: versions[name] for name in self.subjects}
+
+    def others(self) -> list[str]:
+        """The releases that are not the pinned ones, as pip takes them."""
+        pinned = self.pinned
+        return [f"{name}=={version}" for name, version in self.releases if version != pinned[name]]
+
+    @property
     def folder(self) -> Path:
         """Where it is, or will be."""
         what = [platform.python_version(), platform.machine(), self.pins.read_text("utf-8")]
-        what += [TORCH] * self.torch + [VLLM] * self.vllm
-        what += [f"newest of process {os.getpid()}"] * self.newest
+        what += [TORCH] * self.torch + [VLLM] * self.vllm + self.others()
         digest = hashlib.sha256("\n".join(what).encode()).hexdigest()[:12]
         return cache() / f"{self.name}-{digest}"
 
@@ -81,7 +93,7 @@ _MOONCAKE = (("ibverbs", "libibverbs1"), ("numa", "libnuma1"), ("curl", "libcurl
 ENVIRONMENTS = {
     each.name: each
     for each in (
-        Environment("vllm", torch=True, vllm=True, libraries=_MOONCAKE),
+        Environment("vllm", torch=True, vllm=True, libraries=_MOONCAKE, subjects=("vllm",)),
         Environment("sglang", torch=True, libraries=_MOONCAKE, subjects=("sglang",)),
         Environment("routers", subjects=("vllm-router", "sglang-router")),
         Environment("clients", torch=True),
@@ -146,12 +158,14 @@ def _make(environment: Environment) -> None:
         if environment.torch:
             pip(TORCH)
         pip("--no-deps", "-r", str(environment.pins))
-        if environment.newest and environment.subjects:
+        vllm, others = VLLM, environment.others()
+        if environment.vllm and others:
+            (vllm,), others = others, []
+        if others:
             # What a release newly imports is missing then, and told: the pins want an update.
-            pip("--no-deps", "--upgrade", *environment.subjects)
+            pip("--no-deps", *others)
         if environment.vllm:
             pip(*_BUILD)
-            vllm = f"vllm=={_newest(environment.python, 'vllm')}" if environment.newest else VLLM
             pip(
                 *("--no-deps", "--no-build-isolation", "--no-binary", "vllm", vllm),
                 VLLM_TARGET_DEVICE="empty",
@@ -159,9 +173,14 @@ def _make(environment: Environment) -> None:
             )
 
 
-def _newest(python: Path, package: str) -> str:
-    """The version that the index has today; pip says ``vllm (0.33.0)`` and then all of them."""
-    command = [str(python), "-m", "pip", "index", "versions", package, "--no-input"]
+@functools.cache
+def newest(package: str) -> str:
+    """The version that the index has today; pip says ``vllm (0.33.0)`` and then all of them.
+
+    Raises:
+        InstallError: it tells none.
+    """
+    command = [sys.executable, "-m", "pip", "index", "versions", package, "--no-input"]
     ended = subprocess.run(
         [*command, "--disable-pip-version-check"],
         capture_output=True,
