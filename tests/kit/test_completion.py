@@ -71,7 +71,7 @@ def test_a_list_of_commands_imports_none_of_them() -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_is_one_that_the_shell_reads(shell: str) -> None:
     if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not there")
+        pytest.skip(f"not applicable: {shell} is not there")
     script = CliRunner().invoke(
         main, env={"_PD_TESTKIT_COMPLETE": f"{shell}_source"}, prog_name="pd-testkit"
     )

@@ -11,7 +11,7 @@ import pytest
 from pd_testkit.fabric import Fabric, Region, Status, Violation
 from pd_testkit.fabric.device_memory import DeviceMemory, device_memory_of, uses_gpus
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="not applicable: torch is not installed")
 
 SIZE = 4096
 BLOCK = 256

@@ -47,14 +47,14 @@ def sources(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in DESCRIBES:
         if not (ROOT / name).is_file():
-            pytest.skip(f"{name} is in a checkout only")
+            pytest.skip(f"not applicable: {name} is in a checkout only")
         shutil.copy(ROOT / name, folder)
     return folder
 
 
 def git(folder: Path, *arguments: str) -> None:
     if shutil.which("git") is None:
-        pytest.skip("git is not there")
+        pytest.skip("not applicable: git is not there")
     environment = {
         **{name: text for name, text in os.environ.items() if not name.startswith("GIT_")},
         **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "a developer"),
