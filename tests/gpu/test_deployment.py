@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 
 from tests.e2e import running
-from tests.gpu.places import DEVICES, l3
+from tests.gpu.places import DEVICES
 
 REQUESTS = 40
 AT_ONCE = 16
 SHORT_LEASE = ("--hold", "0.2")
-VLLM_MODEL = os.environ.get("PD_L3_MODEL", "Qwen/Qwen3-0.6B")
 SLOWED = "PD_L3_SLOW_DEVICE"
 """Names a network device that `tc` may slow down, such as ``lo``; that needs CAP_NET_ADMIN."""
 
@@ -157,38 +156,3 @@ def test_a_slow_nic_changes_no_answer(
             assert set(seen.values()) == {"kept"}
     finally:
         subprocess.run(["tc", "qdisc", "del", *queue[:3]], check=True)
-
-
-@pytest.mark.timeout(1800)
-@pytest.mark.requires_package("vllm")
-@pytest.mark.parametrize(
-    "connector",
-    [
-        pytest.param("nixl", marks=(*l3(2), pytest.mark.requires_package("nixl"))),
-        pytest.param("p2p_nccl", marks=l3(2)),
-        pytest.param("mooncake", marks=(*l3(2), pytest.mark.requires_package("mooncake"))),
-        pytest.param(
-            "moriio", marks=(*l3(2), pytest.mark.rdma, pytest.mark.requires_package("mori"))
-        ),
-    ],
-)
-@pytest.mark.gpu_memory(16)
-def test_vllm_s_prefill_and_decode_are_accurate(connector: str, tmp_path: Path) -> None:
-    """Real vLLM behind the router; the command's checks of tokens and of the KV's way."""
-    ended = subprocess.run(
-        [
-            *running.KIT,
-            *("up", "--engine", "vllm", "--connector", connector, "--model", VLLM_MODEL),
-            *("--name", f"l3-{connector}", "--log-dir", str(tmp_path / "logs")),
-            *("--prefill-wait", "600", "--decode-wait", "600"),
-            *("--then", f"{' '.join(running.KIT)} accuracy --json {tmp_path / 'seen.json'}"),
-        ],
-        env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=1700,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    checks = json.loads((tmp_path / "seen.json").read_text())["checks"]
-    assert "kept" in {check["outcome"] for check in checks}
-    assert "failed" not in {check["outcome"] for check in checks}

@@ -1,0 +1,139 @@
+"""Proxy, prefill and decode of real vLLM and real ATOM: three processes, and an oracle beside."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import running
+from tests.gpu import serving
+from tests.gpu.places import l3
+
+MODEL = os.environ.get("PD_L3_MODEL", "Qwen/Qwen3-0.6B")
+ATOM_SOURCE = "PD_ATOM_SOURCE"
+"""Names a checkout of ATOM."""
+CHECKS = ("tokens", "block-edges", "at-once")
+"""Of ``pd-testkit accuracy``: by the oracle's tokens, of single requests and of many at once."""
+NAMES = {"p2p_nccl": "P2pNcclConnector"}
+"""vLLM's, of connectors that a release may lack: it has been removed since."""
+ORACLE_SHARE = 0.3
+"""Of the memory of the GPU on which P is too."""
+
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.requires_package("rich")]
+
+
+def has_connector(name: str) -> bool:
+    """Whether the vLLM that is installed registers it; nothing is imported."""
+    found = importlib.util.find_spec("vllm")
+    assert found is not None
+    assert found.origin is not None
+    factory = Path(found.origin).parent / "distributed/kv_transfer/kv_connector/factory.py"
+    return f'"{name}"' in factory.read_text("utf-8")
+
+
+def kept(file: Path) -> set[str]:
+    checks = json.loads(file.read_text())["checks"]
+    assert "failed" not in {check["outcome"] for check in checks}, checks
+    return {check["name"] for check in checks if check["outcome"] == "kept"}
+
+
+@pytest.mark.requires_package("vllm")
+@pytest.mark.parametrize(
+    "connector",
+    [
+        pytest.param("nixl", marks=(*l3(2), pytest.mark.requires_package("nixl"))),
+        pytest.param("p2p_nccl", marks=l3(2)),
+        pytest.param("mooncake", marks=(*l3(2), pytest.mark.requires_package("mooncake"))),
+        pytest.param(
+            "moriio", marks=(*l3(2), pytest.mark.rdma, pytest.mark.requires_package("mori"))
+        ),
+    ],
+)
+@pytest.mark.gpu_memory(16)
+def test_vllm_s_prefill_and_decode_are_accurate(connector: str, tmp_path: Path) -> None:
+    """Real vLLM behind the router; the command's checks of tokens and of the KV's way."""
+    if connector in NAMES and not has_connector(NAMES[connector]):
+        from importlib.metadata import version
+
+        pytest.skip(f"not applicable: vLLM {version('vllm')} has no {NAMES[connector]}")
+    seen = tmp_path / "seen.json"
+    with serving.vllm_alone(tmp_path, MODEL, 0, ORACLE_SHARE) as oracle:
+        accuracy = f"{' '.join(running.KIT)} accuracy --oracle {oracle} --json {seen}"
+        ended = subprocess.run(
+            [
+                *running.KIT,
+                *("up", "--engine", "vllm", "--connector", connector, "--model", MODEL),
+                *("--name", f"l3-{connector}", "--log-dir", str(tmp_path / "logs")),
+                *("--prefill-gpus", "0", "--decode-gpus", "1", "--enforce-eager"),
+                *("--gpu-memory-utilization", "0.5"),
+                *("--prefill-wait", "600", "--decode-wait", "600", "--then", accuracy),
+            ],
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=2400,
+        )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert {"tokens", "at-once"} <= kept(seen)
+
+
+@pytest.mark.parametrize("gpus", [pytest.param(3, marks=l3(3), id="three-gpus")])
+@pytest.mark.rdma
+@pytest.mark.gpu_memory(16)
+@pytest.mark.requires_package("mori")
+@pytest.mark.requires_package("aiter")
+def test_atom_s_prefill_and_decode_are_accurate(gpus: int, tmp_path: Path) -> None:
+    """Real ATOM over real mori, behind the kit's proxy; an ATOM that does both is the oracle."""
+    source = os.environ.get(ATOM_SOURCE)
+    if not source:
+        pytest.skip(f"not applicable: {ATOM_SOURCE} names no checkout of ATOM")
+    # Engines of #253 register at the proxy; those of main are named to it.
+    registers = (Path(source) / "atom/kv_transfer/disaggregation/kv_transfer_engine.py").exists()
+    discovery, ports = serving.free_port(), [serving.free_port() for _ in range(gpus)]
+    with ExitStack() as processes:
+
+        def engine(name: str, gpu: int, **transfer: object) -> str:
+            its = serving.atom(tmp_path, source, MODEL, name, gpu, ports[gpu], transfer)
+            return processes.enter_context(its)
+
+        def leg(name: str, role: str, gpu: int) -> str:
+            return engine(
+                name,
+                gpu,
+                kv_role=role,
+                kv_connector="moriio",
+                http_port=ports[gpu],
+                handshake_port=serving.free_port(),
+                proxy_ip="127.0.0.1",
+                proxy_ping_port=discovery,
+            )
+
+        arguments: tuple[str, ...] = ("--discovery", f"tcp://127.0.0.1:{discovery}")
+        if registers:
+            router = processes.enter_context(serving.proxy(tmp_path, *arguments))
+        prefill, decode = leg("prefill", "kv_producer", 0), leg("decode", "kv_consumer", 1)
+        if not registers:
+            arguments = ("--prefill", f"{prefill},protocol=moriio")
+            arguments += ("--decode", f"{decode},protocol=moriio")
+            router = processes.enter_context(serving.proxy(tmp_path, *arguments))
+        serving.until(f"{router}/readiness")
+        seen = tmp_path / "seen.json"
+        ended = subprocess.run(
+            [
+                *(*running.KIT, "accuracy", "--endpoint", router, "--oracle", engine("oracle", 2)),
+                *("--prefill-endpoint", prefill, "--decode-endpoint", decode, "--no-kv-check"),
+                *(word for name in CHECKS for word in ("--check", name)),
+                *("--json", str(seen)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert {"tokens", "at-once"} <= kept(seen)
