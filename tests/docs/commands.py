@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pd_testkit.cli import main
+from pd_testkit.contract import TargetError
+from pd_testkit.contract.clauses import CLAUSES
+from pd_testkit.targets import BUILT_IN, load
+from tests.docs import blocks
+from tests.docs.blocks import ROOT
 from tests.docs.reference import commands, pytest_options
-
-ROOT = Path(__file__).parents[2]
 
 FOREIGN = frozenset(
     {"curl", "docker", "export", "vllm", "cd", "mkdir", "git", "uv", "ls", "sed", "cat", "echo"}
@@ -62,35 +66,19 @@ class Shown:
 def shown(page: Path) -> Iterator[Shown]:
     """Of console blocks what follows ``$``, and of the text what is set as code and begins as a
     command of ours does."""
-    text = page.read_text("utf-8")
     name = page.relative_to(ROOT).as_posix()
-    for block in re.findall(r"^ *```console\n(.*?)^ *```", text, re.S | re.M):
-        for command in commands_of(block):
-            yield Shown(name, command)
-    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M)
-    for code in re.findall(r"`([^`]+)`", prose):
+    for block in blocks.blocks(page):
+        if block.kind == "console":
+            for command in blocks.commands(block.text):
+                yield Shown(name, command.text)
+    for code in re.findall(r"`([^`]+)`", _prose(page)):
         code = " ".join(code.split())
         if re.match(r"(pd-testkit|pytest|make) \S", code):
             yield Shown(name, code)
 
 
-def commands_of(block: str) -> Iterator[str]:
-    """What follows each ``$``, with the lines that go on with it; without what was printed."""
-    lines = iter(block.replace("\\\n", " ").splitlines())
-    for line in lines:
-        if line.strip().startswith("$ "):
-            command = line.strip()[2:]
-            while _is_open(command):
-                command += " " + next(lines).strip()
-            yield command
-
-
-def _is_open(command: str) -> bool:
-    try:
-        shlex.split(command, comments=True)
-    except ValueError:
-        return True
-    return False
+def _prose(page: Path) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", page.read_text("utf-8"), flags=re.S | re.M)
 
 
 def wrong(text: str) -> str:
@@ -165,14 +153,40 @@ def _ours(command: click.Command, words: list[str]) -> str:
         value = values.get(name)
         if isinstance(value, str) and not value.isupper() and value not in allowed:
             return f"{name} is one of {', '.join(map(str, allowed))}, not {value}"
+    if found := _unknown(values):
+        return found
     return wrong(values["then"]) if isinstance(values.get("then"), str) else ""
 
 
+def _unknown(values: dict[str, Any]) -> str:
+    """Of what `conform` asks: clauses and targets that there are not."""
+    asked = [name for name in values.get("clauses") or () if any(map(str.isdigit, name))]
+    if missing := set(asked) - CLAUSES.keys():
+        return f"no clause {', '.join(sorted(missing))}"
+    return _no_target(values.get("target"), values.get("router"))
+
+
+def _no_target(name: Any, router: Any = None) -> str:
+    """Of the kit's own; a module's attribute is its owner's. What one needs may be missing here."""
+    name = "router" if isinstance(router, str) else name
+    if not isinstance(name, str) or name.partition(":")[0] not in BUILT_IN:
+        return ""
+    try:
+        load(name, router=router if isinstance(router, str) and "{" not in router else None)
+    except TargetError as told:
+        return str(told) if re.search(r"no variant|no preset", str(told)) else ""
+    return ""
+
+
 def _pytest(words: list[str]) -> str:
-    for word in words:
+    for word, value in zip(words, [*words[1:], ""], strict=False):
         name = word.partition("=")[0]
         if name.startswith("-") and name not in PYTEST | _plugin():
             return f"no option {name}"
+        if word == "--pd-target" and (found := _no_target(value)):
+            return found
+        if word.startswith("tests/") and not (ROOT / word).exists():
+            return f"no file {word}"
     return ""
 
 
@@ -226,9 +240,8 @@ def all_options() -> frozenset[str]:
 
 def options_of_the_text(page: Path) -> Iterator[Shown]:
     """Long options that the text speaks of, set as code."""
-    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text("utf-8"), flags=re.S | re.M)
     name = page.relative_to(ROOT).as_posix()
-    for code in re.findall(r"`([^`]+)`", prose):
+    for code in re.findall(r"`([^`]+)`", _prose(page)):
         found = re.match(r"--[a-z][a-z0-9-]*", code)
         if found:
             yield Shown(name, found[0])

@@ -58,6 +58,11 @@ def test_what_a_page_calls_an_option_is_one(page):
         ("no-such-program --help", "an unknown program"),
         ("make check && pd-testkit nothing", "no command nothing"),
         ("python benchmarks/none.py", "no file"),
+        ("pytest tests/none", "no file"),
+        ("pytest --pd-target vllm:nothing", "no variant 'nothing'"),
+        ("pd-testkit conform --target sglang:nothing", "no variant 'nothing'"),
+        ("pd-testkit conform --router nothing-router", "no preset 'nothing-router'"),
+        ("pd-testkit conform --clause AGG-999", "no clause AGG-999"),
     ],
 )
 def test_a_mistake_is_seen(command, why):

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from tests.docs.commands import ROOT
-from tests.docs.session import Command, File, Session, steps
+from tests.docs.blocks import ROOT, Command
+from tests.docs.here import TARGET
+from tests.docs.session import File, Session, steps
 
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 EXAMPLE = ROOT / "examples" / "first_check"
 NOT_RUN = frozenset({"pip"})  # the kit is installed where its tests run
 
 
 def test_the_tutorial_is_a_session(tmp_path):
-    session = Session(tmp_path, NOT_RUN)
+    session = Session(tmp_path, tmp_path / "bin", NOT_RUN)
     for step in steps(TUTORIAL):
         session.take(step)
-    assert len(session.ran) == 4
+    assert len(session.ran) == 5
     assert (tmp_path / "first_check" / "pd.html").exists()
 
 
 def test_the_guide_to_debugging_finds_who_freed_the_blocks(tmp_path):
-    page = (ROOT / "docs" / "how-to" / "debug-a-clause.md").read_text("utf-8")
-    session = Session(tmp_path, frozenset({"pd-testkit"}))  # of a target that is the reader's
-    for step in steps(page):
+    (tmp_path / "my_pkg").mkdir()
+    (tmp_path / "my_pkg" / "pd.py").write_text(TARGET.replace("METADATA", "PAIR"), "utf-8")
+    session = Session(tmp_path, tmp_path / "bin")
+    session.variables["PYTHONPATH"] = str(tmp_path)
+    for step in steps(ROOT / "docs" / "how-to" / "debug-a-clause.md"):
         session.take(step)
-    assert session.ran == ["python early_free.py 0.1", "python early_free.py 1.0"]
+    conform, *runs = session.ran
+    assert conform.startswith("pd-testkit conform")
+    assert runs == ["python early_free.py 0.1", "python early_free.py 1.0"]
 
 
 def test_the_example_is_what_the_tutorial_begins_with():
@@ -44,6 +49,6 @@ def test_the_example_is_what_the_tutorial_begins_with():
     ids=["other", "next"],
 )
 def test_a_page_that_shows_something_else_fails(tmp_path, shows):
-    command = Command(("pd-testkit", "clauses", "show", "AGG-010"), shows)
+    command = Command("pd-testkit clauses show AGG-010", shows)
     with pytest.raises(AssertionError, match="AGG-010"):
-        Session(tmp_path, NOT_RUN).take(command)
+        Session(tmp_path, tmp_path / "bin", NOT_RUN).take(command)
