@@ -81,3 +81,23 @@ def test_a_known_failure_of_no_clause_is_refused():
 def test_what_is_no_target_is_refused():
     with pytest.raises(TargetError, match="is no target: subclass"):
         check_target(object())
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda shop, world_size: Counting(),
+        lambda shop, *, world_size: Counting(),
+        lambda shop, world_size, **more: Counting(),
+    ],
+)
+def test_a_factory_may_leave_out_what_its_capabilities_do_not_need(factory):
+    lean = type("Lean", (Shop,), {"aggregator": factory})
+    assert check_target(lean(Counting())).name == "shop"
+
+
+@pytest.mark.parametrize("field", ["sent", "received", "failed", "failed_blocks"])
+def test_a_report_of_no_sets_is_refused(field):
+    with pytest.raises(TypeError, match=f"WorkerReport.{field} is a list: give a frozenset"):
+        WorkerReport(**{field: ["r"]})
+    assert WorkerReport(**{field: {"r"}}) == WorkerReport(**{field: frozenset({"r"})})

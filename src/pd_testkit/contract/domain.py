@@ -5,7 +5,7 @@ They are the field's, not any repository's: a target translates its own classes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -35,6 +35,19 @@ class WorkerReport:
     failed_blocks: frozenset[int] = frozenset()
     """Local blocks whose load failed; it is over when its receive is reported. Only with the
     capability ``failed_blocks``."""
+
+    def __post_init__(self) -> None:
+        """Two reports are compared as sets: a list would be unlike a set of the same ids.
+
+        Raises:
+            TypeError: one of the fields is no set.
+        """
+        for name, ids in vars(self).items():
+            if not isinstance(ids, Set):
+                raise TypeError(
+                    f"WorkerReport.{name} is a {type(ids).__name__}: give a frozenset, "
+                    "or make the report by WorkerReport.of()"
+                )
 
     @classmethod
     def of(

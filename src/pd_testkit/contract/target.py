@@ -178,7 +178,7 @@ def check_target(target: Any) -> Target:
     Raises:
         TargetError: it is no `Target`, has no name, names a unit that there is none of or lacks
             the factory of a unit that it names, or lists a known failure of a clause that there is
-            none of.
+            none of; or one of these is not of its type.
     """
     if not isinstance(target, Target):
         raise TargetError(
@@ -186,22 +186,60 @@ def check_target(target: Any) -> Target:
         )
     if not target.name:
         raise TargetError(f"{type(target).__name__} has no `name`")
+    if isinstance(cast(object, target.units), str):
+        raise TargetError(
+            f"target {target.name!r}: `units` is {str(target.units)!r}, which is no tuple: "
+            "a comma makes one, as in (Unit.AGGREGATOR,)"
+        )
     if not target.units:
         raise TargetError(f"target {target.name!r} names no `units`: choose of {_units()}")
+    if not isinstance(target.capabilities, Capabilities):
+        raise TargetError(
+            f"target {target.name!r}: `capabilities` is no Capabilities: "
+            "give Capabilities(read_mode=True), with what it claims"
+        )
     for unit in target.units:
         if unit not in FACTORIES:
             raise TargetError(f"target {target.name!r} names unit {unit!r}: choose of {_units()}")
         factory = FACTORIES[Unit(unit)][0]
         if getattr(type(target), factory) is getattr(Target, factory):
             raise target._lacks(factory)
+        _check_signature(target, factory)
     from pd_testkit.contract.clauses import CLAUSES, unknown_clause
 
-    for known in target.known_failures:
+    for known in _tuple_of_known(target):
         if known.clause not in CLAUSES:
             raise TargetError(
                 f"target {target.name!r}, known_failures: {unknown_clause(known.clause)}"
             )
     return target
+
+
+def _check_signature(target: Target, factory: str) -> None:
+    """Whether the suites can call it: with what has no default on `Target`, as it is there."""
+    asked = inspect.signature(getattr(Target, factory))
+    needed = [p for p in asked.parameters.values() if p.default is p.empty and p.name != "self"]
+    try:
+        inspect.signature(getattr(target, factory)).bind(
+            *(p.name for p in needed if p.kind is not p.KEYWORD_ONLY),
+            **{p.name: p.name for p in needed if p.kind is p.KEYWORD_ONLY},
+        )
+    except TypeError as wrong:
+        bare = [p.replace(annotation=p.empty) for p in asked.parameters.values()]
+        raise TargetError(
+            f"target {target.name!r}: {factory}() cannot be called as the suites do: {wrong}; "
+            f"define {factory}{inspect.Signature(bare)}"
+        ) from None
+
+
+def _tuple_of_known(target: Target) -> tuple[KnownFailure, ...]:
+    known = target.known_failures
+    if not isinstance(known, (tuple, list)) or not all(isinstance(k, KnownFailure) for k in known):
+        raise TargetError(
+            f"target {target.name!r}: `known_failures` is no tuple of KnownFailure: "
+            'give (KnownFailure("AGG-001", "why"),)'
+        )
+    return tuple(known)
 
 
 def make_driver(target: Target, unit: Unit, *args: Any, **kwargs: Any) -> Any:
