@@ -35,6 +35,14 @@ def error_line(result: pytest.RunResult) -> str:
             "router or package.module:attribute; did you mean shop:Shop?",
         ),
         (
+            "shop.pd",
+            "--pd-target shop.pd: no such target; *; did you mean shop.pd:target?",
+        ),
+        (
+            "shop/pd.py",
+            "--pd-target shop/pd.py: no such target; *; did you mean shop.pd:target?",
+        ),
+        (
             "shop:",
             "--pd-target shop:: no such target; choose of reference, atom, vllm, sglang, "
             "router or package.module:attribute",
@@ -111,6 +119,42 @@ def test_an_adapter_without_a_driver_is_told_which(repository: Repository) -> No
         "--pd-target shop:Shop: target 'shop' has no driver 'proxy': "
         "define Shop.proxy(), or leave its unit out of `units`"
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (
+            "units = (Unit.AGGREGATOR)",
+            "`units` is 'aggregator', which is no tuple: "
+            "a comma makes one, as in (Unit.AGGREGATOR,)",
+        ),
+        (
+            "capabilities = {'read_mode': True}",
+            "`capabilities` is no Capabilities: "
+            "give Capabilities(read_mode=True), with what it claims",
+        ),
+        (
+            "known_failures = ('AGG-001',)",
+            '`known_failures` is no tuple of KnownFailure: give (KnownFailure("AGG-001", "why"),)',
+        ),
+        (
+            "known_failures = KnownFailure('AGG-001', 'why')",
+            '`known_failures` is no tuple of KnownFailure: give (KnownFailure("AGG-001", "why"),)',
+        ),
+        (
+            "def aggregator(self, workers): ...",
+            "aggregator() cannot be called as the suites do: missing a required argument: "
+            "'workers'; define aggregator(self, *, world_size, expected=None)",
+        ),
+    ],
+    ids=["units", "capabilities", "known ids", "known alone", "signature"],
+)
+def test_what_is_of_a_wrong_type_is_told_with_the_right_one(
+    repository: Repository, body: str, says: str
+) -> None:
+    repository.target(body)
+    assert error_line(repository.run()) == f"--pd-target shop:Shop: target 'shop': {says}"
 
 
 def test_a_known_failure_of_no_clause_is_an_error(repository: Repository) -> None:

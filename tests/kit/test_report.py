@@ -74,7 +74,6 @@ def test_what_is_not_applicable_is_grouped_by_its_reason() -> None:
     [
         ("kept", True),
         ("known broken", True),
-        ("not applicable", True),
         ("broken", False),
         ("fixed", False),
         ("skipped", False),
@@ -86,6 +85,12 @@ def test_what_makes_a_target_conform(outcome: str, conforms: bool) -> None:
     line = verdict(target, 7)
     assert line.startswith("shop conforms") is conforms
     assert (" but for what is known: " in line) is (outcome == "known broken")
+
+
+def test_a_target_that_nothing_applies_to_is_not_said_to_conform() -> None:
+    (target,) = journal(("AGG-001", "not applicable", "shop has no unit aggregator")).targets()
+    assert target.conforms, "there is nothing that fails the run"
+    assert verdict(target, 7).startswith("shop was asked nothing: 1 not applicable; ")
 
 
 def test_results_come_in_the_contracts_order() -> None:

@@ -66,6 +66,8 @@ def verdict(target: TargetResults, seed: int, option: str = "--pd-seed") -> str:
     count = target.count()
     told = [f"{count[outcome]} {outcome}" for outcome in Outcome if count[outcome]]
     word = "conforms" if target.conforms else "DOES NOT CONFORM"
+    if count.keys() == {Outcome.NOT_APPLICABLE}:
+        word = "was asked nothing"
     if target.conforms and count[Outcome.KNOWN_BROKEN]:
         word += " but for what is known"
     return f"{target.name} {word}: {', '.join(told)}; seed {seed} (again: {option} {seed})"

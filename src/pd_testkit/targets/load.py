@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pd_testkit
 from pd_testkit.contract import Target, TargetError, check_target
 from pd_testkit.targets.choice import Choice
 
@@ -17,6 +18,8 @@ BUILT_IN = ("reference", "atom", "vllm", "sglang", "router")
 """Names of the targets that come with the kit; each is a module here with a ``target(choice)``."""
 
 _T = TypeVar("_T")
+
+_KIT = str(Path(pd_testkit.__file__).parent)
 
 
 def load(name: str, source: Path | None = None, router: str | None = None) -> Target:
@@ -54,13 +57,19 @@ def open_target(target: Target) -> None:
 
 
 def _unknown(name: str) -> str:
-    module, _, attribute = name.strip(":").rpartition(".")
-    near = difflib.get_close_matches(name, BUILT_IN, n=1)
-    if module:
-        hint = f"; did you mean {module}:{attribute}?"
-    else:
-        hint = f"; did you mean {near[0]}?" if near else ""
+    meant = _meant(name.strip(":"))
+    hint = f"; did you mean {meant}?" if meant else ""
     return f"no such target; choose of {', '.join(BUILT_IN)} or package.module:attribute{hint}"
+
+
+def _meant(name: str) -> str:
+    """What someone who wrote `name` is likely to have meant; empty where nobody can say."""
+    if name.endswith(".py"):
+        return ".".join(Path(name).with_suffix("").parts) + ":target"
+    module, _, attribute = name.rpartition(".")
+    if module:
+        return f"{module}:{attribute}" if attribute[:1].isupper() else f"{name}:target"
+    return next(iter(difflib.get_close_matches(name, BUILT_IN, n=1)), "")
 
 
 def _attribute(module: str, attribute: str) -> Any:
@@ -96,14 +105,15 @@ def _guard(doing: str, call: Callable[[], _T]) -> _T:
     except (Exception, SystemExit) as error:
         message = " ".join(str(error).split())
         raise TargetError(
-            f"{doing} raised {type(error).__name__}{': ' * bool(message)}{message}{_place(error)}"
+            f"{doing} raised {type(error).__name__}{': ' * bool(message)}{message}{place(error)}"
         ) from error
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """The last line of the target's own code that led to the error, `` (file:line)``.
 
-    That is neither this module nor the import system, and no library when their code called one.
+    That is none of the kit's nor of the import system, and no library's when their code called one.
+    Where there is none of theirs, it is the last line of all.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
@@ -113,8 +123,7 @@ def _place(error: BaseException) -> str:
         if frame.filename not in (__file__, importlib.__file__)
         and not frame.filename.startswith("<")
     ]
-    own = [
-        frame for frame in frames if not frame.filename.startswith((sys.prefix, sys.base_prefix))
-    ]
+    others = (sys.prefix, sys.base_prefix, _KIT)
+    own = [frame for frame in frames if not frame.filename.startswith(others)]
     last = (own or frames)[-1:]
     return "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
