@@ -101,7 +101,7 @@ class Told:
         run = start(spec(), spec(num_blocks=32))
         prompt = run.prompt("a", [3, 1], readers=3)
         for number in range(3):
-            assert not run.is_told(prompt), f"{number} of 3 have read"
+            assert not run.is_told(prompt), f"P is told, though {number} of 3 readers have read"
             order = run.fetch(prompt, [2 * number, 2 * number + 1], request_id=f"d-{number}")
             run.arrive(order)
             run.probe()  # what D said before, P has heard

@@ -30,6 +30,13 @@ Worker = tuple[Role, int, int, int]
 """Role, engine, DP rank, TP rank."""
 
 
+def called(worker: Worker) -> str:
+    """The worker's name in a message."""
+    role, engine, dp_rank, tp_rank = worker
+    half = f"P engine {engine}" if role is Role.PRODUCER else "D"
+    return f"{half} (DP rank {dp_rank}, TP rank {tp_rank})"
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A request that P has prefilled and holds."""
@@ -268,10 +275,11 @@ class Run:
     def check_reports(self) -> None:
         """Nobody said anything twice, nor the contrary of it."""
         for kind, counts in vars(self.ended).items():
-            twice = [f"{name} by {worker}" for (name, worker), n in counts.items() if n > 1]
+            twice = [f"{name} by {called(worker)}" for (name, worker), n in counts.items() if n > 1]
             assert not twice, f"{kind} was reported twice: {', '.join(twice)}"
-        both = self.ended.received.keys() & self.ended.failed.keys()
-        assert not both, f"received and failed at once: {both}"
+        both = sorted(self.ended.received.keys() & self.ended.failed.keys())
+        named = ", ".join(f"{name} by {called(worker)}" for name, worker in both)
+        assert not both, f"received and failed at once: {named}"
 
     def check_untouched(self, *roles: Role) -> None:
         """No block of these workers has changed but those of loads that are not over."""
@@ -284,7 +292,8 @@ class Run:
                     for block in order.blocks
                 }
                 changed = memory.changed(spared)
-                assert not changed, f"blocks of {worker} changed that nobody wrote to: {changed}"
+                name = called(worker)
+                assert not changed, f"blocks of {name} changed that nobody wrote to: {changed}"
 
     def give_back(self, worker: Worker, blocks: Sequence[int]) -> None:
         """The blocks belong to another request now, which writes into them."""
@@ -300,11 +309,11 @@ class Run:
     def _take(self, worker: Worker, report: WorkerReport) -> None:
         for name in report.sent:
             held = name in self.prompts and worker in self.holders(self.prompts[name])
-            assert held, f"{worker} reports {name!r}, which it does not hold"
+            assert held, f"{called(worker)} reports {name!r}, which it does not hold"
             self._once(self.ended.sent, name, worker, self.prompts[name].blocks)
         for name in (*report.failed, *report.received):
             ours = name in self.orders and worker in self.readers(self.orders[name])
-            assert ours, f"{worker} reports {name!r}, which it does not load"
+            assert ours, f"{called(worker)} reports {name!r}, which it does not load"
         for name in report.failed:
             self._once(self.ended.failed, name, worker, self.orders[name].blocks)
         for name in report.received:
@@ -328,7 +337,8 @@ class Run:
             return
         memory, kv = self.memory[worker], order.kv
         wrong = memory.wrong(order.blocks, kv, order.tokens)
-        assert not wrong, f"{worker} has received {order.request_id} with wrong bytes: {wrong}"
+        name = order.request_id
+        assert not wrong, f"{called(worker)} has received {name} with wrong bytes: {wrong}"
         memory.expect(order.blocks, kv, order.tokens)
         # D decodes into what the prompt leaves free of its blocks.
         memory.reuse(order.blocks, skip=order.tokens)

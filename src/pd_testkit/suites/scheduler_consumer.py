@@ -99,7 +99,7 @@ class ConsumerClauses(SchedulerClauses):
         received(side, "d-1")
         side.preempted("d-1")
         match = side.match("d-1")
-        assert (match.tokens, match.asynchronous) == (0, False), "P's blocks are gone by now"
+        assert (match.tokens, match.asynchronous) == (0, False), "P gave its blocks back long ago"
         side.allocated("d-1", [6, 7, 8], match.tokens)
         assert "d-1" not in side.build_metadata().receive, "the prompt is computed again on D"
 

@@ -81,7 +81,9 @@ class LifeClauses(SchedulerClauses):
         side.add(remote())
         side.match("d-1")
         side.aborted("d-1", [])
-        meta = received(side, "d-1")
+        receive = side.build_metadata().receive
+        assert "d-1" in receive, "no receive, into no blocks, has the workers tell P of d-1"
+        meta = receive["d-1"]
         assert loads(meta, []), "there is nothing to load"
         assert meta.remote_host == "192.0.2.7", "the workers must know whom to tell"
 

@@ -30,7 +30,7 @@ class ProducerClauses(Suite):
     def test_hand_off_includes_the_partial_last_block(self, make: Make):
         for tokens, blocks in ((1, [5]), (BLOCK_SIZE + 1, [5, 6]), (3 * BLOCK_SIZE - 1, [5, 6, 7])):
             hand_off = finish(make(PRODUCER), for_decode(tokens=tokens), blocks)
-            assert hand_off.block_ids == tuple(blocks), f"a prompt of {tokens} tokens"
+            assert hand_off.block_ids == tuple(blocks), f"the blocks of {tokens} tokens"
 
     @clause("SCH-018")
     def test_hand_offs_differ_in_their_transfer_ids(self, make: Make):
@@ -91,7 +91,7 @@ class ProducerClauses(Suite):
         side = make(CONSUMER)
         admit(side, remote(tokens=11, source=hand_off), [5, 6, 7])
         meta = received(side, "d-1")
-        assert meta.pairs == ((5, 8), (6, 3), (7, 21)), "P's blocks into D's"
+        assert meta.pairs == ((5, 8), (6, 3), (7, 21)), "D's blocks and P's, in pairs"
         for name in (field.name for field in fields(HandOff) if field.name != "block_ids"):
             told = name if hasattr(meta, name) else f"remote_{name}"
             sent, got = getattr(hand_off, name), getattr(meta, told)
