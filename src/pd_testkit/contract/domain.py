@@ -84,7 +84,7 @@ class HandOff:
     handshake_port: int | None = None
     """Base port of P's side channel; a worker listens at this plus its port offset."""
     block_ids: tuple[int, ...] | None = None
-    """P's blocks of the prompt, in prompt order."""
+    """P's blocks of the prompt, in prompt order; None, too, where D's load does not name them."""
     transfer_id: TransferId | None = None
     """What P knows the request by; D names it when it says that it is done."""
     tp_size: int | None = None

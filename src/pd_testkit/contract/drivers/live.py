@@ -38,7 +38,8 @@ class Pair(Protocol):
 
         Each array is a view with the axes (block, token, head, ...), whatever the memory's own
         order; what is behind the head axis is one head's vector of one token, in an order that is
-        the same on both sides. MLA has one head. Read and written out of band by the suites.
+        the same on both sides. MLA has one head. Of any dtype: only the bytes are compared. Read
+        and written out of band by the suites.
         """
 
     def side_channel(
@@ -61,6 +62,7 @@ class Pair(Protocol):
     ) -> HandOff:
         """P has prefilled the request into these blocks and holds them: what D is told.
 
+        It holds them until all readers have told, and then reports the request as sent once.
         Its ``host`` and ``handshake_port`` lead D to the side channel: whoever changes them leads
         D elsewhere.
 
@@ -98,8 +100,10 @@ class Pair(Protocol):
         """CPU time that D's workers, with all of their processes, have used so far."""
 
     def abort(self, role: Role, request_id: RequestId, *, engine: int = 0) -> None:
-        """The request is gone. Its blocks may be reused once no report of it is owed any more.
+        """The request is gone; of a request that is not known, or is over, nothing happens.
 
+        What is owed is reported all the same, and once: by D a load that was started, as received
+        or as failed, and by P a request that it holds, as sent. Until then the blocks are in use.
         Capability ``abort``.
         """
 

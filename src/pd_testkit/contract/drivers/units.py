@@ -73,10 +73,11 @@ class Metadata(Protocol):
         ``transfer_id_map``."""
 
     def spoil(self, request_id: RequestId) -> dict[str, Any]:
-        """The caller goes on with what it queued the request with: it gives the parameters as
-        they are now, then empties them, the lists in them, and the list of block ids.
+        """The caller goes on with what it queued the request with.
 
-        Not a call of the target's.
+        Not a call of the target's. The driver keeps the very objects that it gave the target in
+        `add_receive` or `add_save`. Here it returns a copy of those parameters as they are now,
+        then empties the originals: the dict, the lists in it, and the list of block ids.
         """
 
     def snapshot(self) -> StepMetadata:
@@ -106,7 +107,11 @@ class SchedulerSide(Protocol):
         """The request ended, with these blocks and these output tokens."""
 
     def aborted(self, request_id: RequestId, block_ids: Sequence[int]) -> Finish:
-        """The request was aborted. Capability ``abort``."""
+        """The request was aborted. Capability ``abort``.
+
+        On D also before it had blocks: P holds its own, so the workers have to tell P. Then the
+        next metadata has a receive into no blocks.
+        """
 
     def preempted(self, request_id: RequestId) -> None:
         """The request lost its blocks and will be resumed. Capability ``preemption``."""
