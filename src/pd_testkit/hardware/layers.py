@@ -124,7 +124,7 @@ LAYERS = (
     Layer("L3 vLLM MoRIIO", "likewise, over real mori", (*_MORI_ON_GPU, _VLLM_PACKAGE)),
     Layer(
         "L3 slow NIC",
-        "faults by tc, whose netem the kernel must have",
+        "faults by tc: netem, or else tbf",
         (_command("tc", "apt-get install iproute2"), _NET_ADMIN, _SLOW_DEVICE),
     ),
 )

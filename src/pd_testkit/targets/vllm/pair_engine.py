@@ -28,6 +28,8 @@ _T = TypeVar("_T")
 _FACTORY = "pd_testkit.targets.vllm.worker:WorkerDriver"
 _CALL_S = 60.0
 """Real seconds for one call to a worker, after which it hangs."""
+_IMPORT_S = 240.0
+"""Likewise, of a worker on a GPU: its process imports vLLM itself, and sets CUDA up."""
 _numbers = count(1)
 
 
@@ -141,7 +143,8 @@ class Engine:
                 self._fabric,
                 self._device,
             )
-            return homes[rank].make(Worker, _FACTORY, deadline_s=_CALL_S, seat=seat)
+            deadline_s = _IMPORT_S if seat.on_gpu else _CALL_S
+            return homes[rank].make(Worker, _FACTORY, deadline_s=deadline_s, seat=seat)
 
         self._workers: list[Worker] = []
         self._workers = self._all(make)
