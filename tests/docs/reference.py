@@ -23,6 +23,7 @@ from pd_testkit.proxy.metrics import Metrics as ProxyMetrics
 from pd_testkit.stack.settings import Settings
 from pd_testkit.stack.sources import CONFIG_VARIABLE, allowed, default_of, flag, named
 from pd_testkit.suites import base
+from tests.docs import drivers
 from tests.targets import record
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -230,6 +231,34 @@ def _schemas() -> Iterator[str]:
     yield "`--pd-report FILE`: see [report.md](../report.md), which a test holds to the code.\n"
 
 
+def _drivers() -> Iterator[str]:
+    yield from _head(
+        "Drivers",
+        "What a [target](../targets.md) gives, and in which words: `pd_testkit.contract`.",
+    )
+    yield "## Target\n"
+    yield drivers.text_of(drivers.Target) + "\n"
+    yield from _table(("", ""), [(_code(n), _cell(text)) for n, text in drivers.target_rows()])
+    for protocol, units in drivers.units_of().items():
+        factory = getattr(drivers.Target, drivers.FACTORIES[units[0]][0])
+        yield f"## {protocol.__name__}\n"
+        yield f"{drivers.text_of(protocol)}\n"
+        asked = " and ".join(f"[{unit}](../contract.md#{unit})" for unit in units)
+        yield f"Asked by {asked}. Made by `{drivers.call(factory)}`. {drivers.text_of(factory)}\n"
+        rows = [(_code(n), needs, _cell(text)) for n, needs, text in drivers.driver_rows(protocol)]
+        yield from _table(("", "only with", ""), rows)
+    yield "## Capabilities\n"
+    yield "Which clauses need them: [the contract](../contract.md#capabilities).\n"
+    rows = [(_code(name), _cell(text)) for name, text in drivers.capability_rows()]
+    yield from _table(("", ""), rows)
+    yield "## Words\n"
+    for word in drivers.words():
+        yield f"### {word.__name__}\n"
+        yield f"{drivers.text_of(word)}\n"
+        fields = [(_code(n), _code(kind), _cell(text)) for n, kind, text in drivers.word_rows(word)]
+        yield from _table(("", "", ""), fields)
+
+
 def _attributes(text: str) -> dict[str, str]:
     """What a docstring says of each; of several that share an entry, of each the whole entry."""
     entries = re.split(r"\n(?=    \w)", "\n" + text)
@@ -279,6 +308,7 @@ def _prose(text: str) -> str:
 WRITERS: dict[str, Callable[[], Iterator[str]]] = {
     "cli.md": _cli,
     "pytest.md": _pytest,
+    "drivers.md": _drivers,
     "settings.md": _settings,
     "metrics.md": _metrics,
     "schemas.md": _schemas,

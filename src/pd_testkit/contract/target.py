@@ -49,9 +49,13 @@ class Target:
     """
 
     name: str = ""
+    """In the header, the table and the report."""
     units: tuple[Unit, ...] = ()
+    """What it has; the clauses of all others are not applicable."""
     capabilities: Capabilities = Capabilities()
+    """What it means to support; clauses that need more are not applicable."""
     known_failures: tuple[KnownFailure, ...] = ()
+    """What it is known to break: checked all the same, and an error once it is kept."""
     engine_ports: Mapping[Role, Sequence[int]] = MappingProxyType({})
     """Where the suites' engines have to listen: for a proxy that others started and told so. Each
     role that is not in it may listen anywhere."""

@@ -15,7 +15,8 @@ What a prefill/decode implementation promises, clause by clause. Generated from
 `src/pd_testkit/contract/clauses` by `make docs`; a test keeps it current.
 
 A clause's id is public API: it never changes its meaning and is never used again. A clause whose
-*needs* a target does not declare (`pd_testkit.contract.Capabilities`) is not applicable to it.
+*needs* a target does not declare (its [capabilities](#capabilities)) is not applicable to it. What
+the drivers are asked, and in which words: [drivers](reference/drivers.md).
 """
 
 
@@ -48,6 +49,7 @@ def _lines() -> Iterator[str]:
         for clause in _of(unit):
             yield from _clause(clause)
     yield "\n## Capabilities\n"
+    yield "What each means: [drivers](reference/drivers.md#capabilities).\n"
     yield "| capability | clauses that need it |"
     yield "|---|---|"
     for name in Capabilities.__dataclass_fields__:
