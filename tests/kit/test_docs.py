@@ -25,7 +25,7 @@ def run_guide(name):
 
 
 def test_the_guide_to_the_fabric_runs():
-    assert run_guide("fabric.md") == 4
+    assert run_guide("fabric.md") == 5
 
 
 def test_the_guide_to_the_stubs_runs(monkeypatch):
