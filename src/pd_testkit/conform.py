@@ -88,6 +88,8 @@ def conform(
         engines = [f"{role}={port}" for role, given in ports for port in given]
         if router is not None:
             _refuse("--url or --router: give one of them")
+        if not (prefill_ports and decode_ports):
+            _refuse("--url goes with --prefill-port and --decode-port: the router's engines")
         router = ",".join([url, *engines])
     elif prefill_ports or decode_ports:
         _refuse("--prefill-port and --decode-port go with --url")

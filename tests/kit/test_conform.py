@@ -114,7 +114,7 @@ def test_the_report_has_the_commands(shop: Path) -> None:
         (["--clause", "FLOW-001", "--layer", "l1"], "no such clause in these layers"),
         (["--target", "reference", "--router", "x"], "--target or --router: give one"),
         (["--url", "http://127.0.0.1:1", "--router", "x"], "--url or --router: give one"),
-        (["--url", "http://127.0.0.1:1"], "on which port does the router expect prefill?"),
+        (["--url", "http://127.0.0.1:1"], "--url goes with --prefill-port and --decode-port"),
         (["--prefill-port", "9001"], "go with --url"),
         (["--router", "no-such"], "there is no preset 'no-such': choose of vllm-router"),
     ],

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from pd_testkit.contract import Instance, NotApplicable, ProxyOptions, Role, TargetError
 from pd_testkit.contract.clauses import CLAUSES
+from pd_testkit.suites.flow_engines import Engines
 from pd_testkit.targets import load
 from pd_testkit.targets.router import driver
 from pd_testkit.targets.router.command import Command
@@ -115,6 +117,22 @@ def test_a_router_that_runs_already_is_asked_at_its_url(running: tuple[str, int,
     assert "conforms: 1 kept, 2 not applicable" in done.stdout
     assert "  read_timeout_s of a router that runs already cannot be set: FLOW-020" in done.stdout
     assert "  the proxy knows no further producer engine: FLOW-049" in done.stdout
+
+
+def test_a_port_that_another_has_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = pytest.raises(pytest.UsageError, match=f"127.0.0.1:{port}, where the router ")
+        with closing(Engines(1.0, {Role.PRODUCER: [port]})) as engines, said:
+            engines.p()
+
+
+def test_a_preset_whose_program_is_not_there_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    with pytest.raises(TargetError, match=r"no program 'vllm-router': pip install 'pd-testkit\["):
+        load("router", router="vllm-router")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -275,7 +275,13 @@ class Engines:
             if not self._ports[role]:
                 pytest.skip(f"not applicable: the proxy knows no further {role} engine")
             port = self._ports[role].pop(0)
-        engine = Engine(role, self, port)
+        try:
+            engine = Engine(role, self, port)
+        except OSError as error:
+            raise pytest.UsageError(
+                f"no engine can listen on 127.0.0.1:{port}, where the router expects one: "
+                f"{error.strerror}; free the port"
+            ) from None
         engine.script = script or engine.script
         engine.serve()
         self._all.append(engine)
@@ -314,5 +320,9 @@ def _bound(port: int) -> socket.socket:
     # asyncio sends without delay on sockets that say that they are TCP's.
     bound = socket.socket(proto=socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", port))
+    try:
+        bound.bind(("127.0.0.1", port))
+    except OSError:
+        bound.close()
+        raise
     return bound

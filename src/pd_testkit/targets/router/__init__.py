@@ -108,7 +108,10 @@ def target(choice: Choice) -> Target:
         )
     if given.startswith(("http://", "https://")):
         return _running(given)
-    preset = PRESETS.get(given) or _command(given)
+    if given in PRESETS:
+        program(PRESETS[given].command.program, "pip install 'pd-testkit[routers]'")
+        return StartedTarget(PRESETS[given])
+    preset = _command(given)
     program(preset.command.program)
     return StartedTarget(preset)
 

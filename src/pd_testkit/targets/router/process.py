@@ -118,8 +118,11 @@ def _end(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     log.close()
 
 
-def program(name: str) -> str:
+def program(name: str, how: str = "install it, or give its path") -> str:
     """Where the program is: next to the interpreter, or on the path.
+
+    Args:
+        how: to get it.
 
     Raises:
         TargetError: nowhere.
@@ -127,7 +130,7 @@ def program(name: str) -> str:
     own = Path(sys.executable).parent
     found = shutil.which(name, path=str(own)) or shutil.which(name)
     if found is None:
-        raise TargetError(f"there is no program {name!r}: install it, or give its path")
+        raise TargetError(f"there is no program {name!r}: {how}")
     return found
 
 
