@@ -146,12 +146,15 @@ def test_a_package_may_be_missing_or_too_old() -> None:
 
 
 def test_a_package_has_several_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"mooncake-transfer-engine-non-cuda": "0.3.13", "amd-aiter": "0.1.5"}
+
     def version(name: str) -> str:
-        if name != "mooncake-transfer-engine-non-cuda":
+        if name not in there:
             raise metadata.PackageNotFoundError(name)
-        return "0.3.13"
+        return there[name]
 
     monkeypatch.setattr(metadata, "version", version)
+    assert packages.version("aiter") == "0.1.5"
     assert packages.version("mooncake") == "0.3.13"
     assert packages.version("nixl") == ""
 

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 DISTRIBUTIONS = {
+    "aiter": ("aiter", "amd-aiter"),
     "mori": ("mori", "amd-mori"),
     "nixl": ("nixl", "nixl-cu12", "nixl-cu13"),
     "mooncake": ("mooncake-transfer-engine", "mooncake-transfer-engine-non-cuda"),
