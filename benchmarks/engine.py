@@ -28,6 +28,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the engine's process has it, for NumPy
+
+import numpy as np
 import torch
 
 from pd_testkit.engine.attention import Batch
@@ -77,7 +80,7 @@ def model_step(decoder: Decoder) -> Callable[[], object]:
     """One token of the model by itself."""
     size = (16, Settings().block_size, SHAPE.kv_heads, SHAPE.cache_dim)
     names = [f"{layer}.{kind}" for layer in range(SHAPE.layers) for kind in "kv"]
-    caches = [{name: torch.ones(size, dtype=torch.float64) for name in names}]
+    caches = [{name: np.ones(size) for name in names}]
     batch = Batch([[65]], [CONTEXT], [list(range(16))], [True])
     return lambda: decoder.forward(batch, caches)
 

@@ -33,7 +33,7 @@ def core(
     chosen = Settings(model=model, **{"num_blocks": 64, "block_size": 16, **settings})
     engine = EngineCore(
         chosen,
-        _decoder(model, chosen.tp_size, chosen.dtype, chosen.layout),
+        _decoder(model, chosen.tp_size, chosen.dtype, chosen.device, chosen.layout),
         Bytes(),
         **(parts or {}),
     )
@@ -42,8 +42,9 @@ def core(
 
 
 @functools.cache
-def _decoder(model: str, tp_size: int, dtype: str, layout: str) -> Decoder:
-    return Decoder(SHAPES[model], seed=0, tp_size=tp_size, dtype=dtype, layout=layout)
+def _decoder(model: str, tp_size: int, dtype: str, device: str, layout: str) -> Decoder:
+    ways = {"tp_size": tp_size, "dtype": dtype, "device": device, "layout": layout}
+    return Decoder(SHAPES[model], seed=0, **ways)
 
 
 @functools.cache

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from pd_testkit.engine.model import Batch, Decoder
+from pd_testkit.engine.model import Batch, Caches, Decoder
 from pd_testkit.engine.shape import ModelShape
 
 
 def new_caches(
     shape: ModelShape, blocks: int, block_size: int, *, tp: int, layout: str, dtype: str
-) -> list[dict[str, torch.Tensor]]:
+) -> list[dict[str, npt.NDArray[Any]]]:
     """Of each rank; what nobody wrote is NaN, so that none of it is ever read unnoticed."""
     heads = max(1, shape.kv_heads // tp)
     inner = (block_size, heads) if layout == "NHD" else (heads, block_size)
     size = (blocks, *inner, shape.cache_dim)
     kinds = ("",) if shape.mla else (".k", ".v")
     names = [f"{layer}{kind}" for layer in range(shape.layers) for kind in kinds]
-    return [
-        {name: torch.full(size, torch.nan, dtype=getattr(torch, dtype)) for name in names}
-        for _ in range(tp)
-    ]
+    return [{name: np.full(size, np.nan, dtype=dtype) for name in names} for _ in range(tp)]
 
 
 class Texts:
@@ -32,7 +32,7 @@ class Texts:
     Attributes:
         texts: prompt and answer so far.
         computed: per text, tokens whose KV is in the caches.
-        caches: by rank.
+        caches: by rank, the memory of what the decoder takes.
         tables: block ids of each text.
     """
 
@@ -48,8 +48,10 @@ class Texts:
         block_size: int = 16,
         layout: str = "NHD",
         dtype: str = "float64",
+        device: str = "cpu",
     ) -> None:
-        self.decoder = Decoder(shape, seed=seed, tp_size=tp, dtype=dtype, layout=layout)
+        ways = {"dtype": dtype, "device": device, "layout": layout}
+        self.decoder = Decoder(shape, seed=seed, tp_size=tp, **ways)
         self.prompts = [list(prompt) for prompt in prompts]
         self.texts = [list(prompt) for prompt in prompts]
         self.computed = [0] * len(prompts)
@@ -57,6 +59,12 @@ class Texts:
         free = rng.sample(range(sum(needed)), sum(needed))
         self.tables = [[free.pop() for _ in range(count)] for count in needed]
         self.caches = new_caches(shape, sum(needed), block_size, tp=tp, layout=layout, dtype=dtype)
+        self._given: Sequence[Caches] = self.caches
+        if device != "cpu":
+            self._given = [
+                {name: torch.from_numpy(cache) for name, cache in caches.items()}
+                for caches in self.caches
+            ]
         self._block_size, self._layout, self._heads = block_size, layout, shape.kv_heads
         self._answer, self._rng = answer, rng
 
@@ -64,7 +72,7 @@ class Texts:
     def answers(self) -> list[list[int]]:
         return [text[len(prompt) :] for text, prompt in zip(self.texts, self.prompts, strict=True)]
 
-    def compute(self, which: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
+    def compute(self, which: Sequence[int], counts: Sequence[int]) -> npt.NDArray[Any]:
         """One step: of each of these texts so many tokens more. Those at their end grow."""
         chunks = [
             self.texts[i][self.computed[i] : self.computed[i] + n]
@@ -75,7 +83,7 @@ class Texts:
             self.computed[i] += len(chunk)
         ended = [self.computed[i] == len(self.texts[i]) for i in which]
         tables = [self.tables[i] for i in which]
-        logits = self.decoder.forward(Batch(chunks, starts, tables, ended), self.caches)
+        logits = self.decoder.forward(Batch(chunks, starts, tables, ended), self._given)
         grown = [i for i, end in zip(which, ended, strict=True) if end]
         for i, row in zip(grown, logits, strict=True):
             self.texts[i].append(int(row.argmax()))
@@ -91,7 +99,7 @@ class Texts:
             uncomputed = [len(self.texts[i]) - self.computed[i] for i in which]
             self.compute(which, [self._rng.randint(1, count) for count in uncomputed])
 
-    def kv(self, i: int) -> dict[str, torch.Tensor]:
+    def kv(self, i: int) -> dict[str, npt.NDArray[np.float64]]:
         """A text's KV by cache name: (token, head of the whole model, element)."""
         ranks_per_head = max(1, len(self.caches) // self._heads)
         whole = {}
@@ -99,9 +107,10 @@ class Texts:
             parts = []
             for cache in (caches[name] for caches in self.caches[::ranks_per_head]):
                 blocks = cache[self.tables[i]]
-                blocks = blocks if self._layout == "NHD" else blocks.transpose(1, 2)
-                parts.append(blocks.flatten(0, 1)[: self.computed[i]].double())
-            whole[name] = torch.cat(parts, 1)
+                blocks = blocks if self._layout == "NHD" else blocks.swapaxes(1, 2)
+                tokens = blocks.reshape(-1, *blocks.shape[2:])
+                parts.append(tokens[: self.computed[i]].astype(np.float64))
+            whole[name] = np.concatenate(parts, 1)
         return whole
 
 

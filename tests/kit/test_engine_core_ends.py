@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy.typing as npt
 import pytest
-import torch
 
 from pd_testkit.engine.core import EngineCore, Stopped
 from pd_testkit.engine.generation import (
@@ -398,7 +398,7 @@ class Broken:
         self._at = at
         self.shape, self.tp_size = self._decoder.shape, 1
 
-    def forward(self, batch: Batch, caches: Any) -> torch.Tensor:
+    def forward(self, batch: Batch, caches: Any) -> npt.NDArray[Any]:
         if any(self._at in tokens for tokens in batch.tokens):
             raise ZeroDivisionError("the model is broken")
         return self._decoder.forward(batch, caches)

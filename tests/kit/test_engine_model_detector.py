@@ -6,13 +6,14 @@ import os
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="not applicable: the extra torch is not installed")
+pytest.importorskip("torch", reason="not applicable: the extra torch is not installed")
 
-from pd_testkit.engine.shape import SHAPES  # noqa: E402
+from pd_testkit.engine.shape import SHAPES
 
-from .engine_texts import Texts, one_thread, random_prompt  # noqa: E402
+from .engine_texts import Texts, one_thread, random_prompt
 
 single = pytest.fixture(autouse=True)(one_thread)
 
@@ -58,13 +59,13 @@ def anywhere(texts: Texts, copy: int, rng: random.Random) -> tuple[str, int, int
 
 def one_byte(texts: Texts, copy: int, rng: random.Random) -> None:
     name, *where = anywhere(texts, copy, rng)
-    found = texts.caches[0][name][tuple(where)].view(torch.uint8)
+    found = texts.caches[0][name][tuple(where)].view(np.uint8)
     found[rng.randrange(len(found))] ^= rng.randrange(1, 256)
 
 
 def one_bit(texts: Texts, copy: int, rng: random.Random) -> None:
     name, *where = anywhere(texts, copy, rng)
-    found = texts.caches[0][name][tuple(where)].view(torch.uint8)
+    found = texts.caches[0][name][tuple(where)].view(np.uint8)
     found[rng.randrange(len(found))] ^= 1 << rng.randrange(8)
 
 
@@ -72,10 +73,10 @@ def another_tokens_head(texts: Texts, copy: int, rng: random.Random) -> None:
     name, block, token, head = anywhere(texts, copy, rng)
     right = texts.caches[0][name][block, token, head]
     wrong = right
-    while torch.equal(wrong, right):  # the same byte elsewhere has the same values in layer 0
+    while np.array_equal(wrong, right):  # the same byte elsewhere has the same values in layer 0
         other = rng.choice(texts.tables[copy][: texts.computed[copy] // BLOCK])
         wrong = texts.caches[0][name][other, rng.randrange(BLOCK), head]
-    right.copy_(wrong)
+    right[:] = wrong
 
 
 def two_blocks_swapped(texts: Texts, copy: int, rng: random.Random) -> None:
@@ -88,9 +89,9 @@ def two_layers_swapped(texts: Texts, copy: int, rng: random.Random) -> None:
     block = anywhere(texts, copy, rng)[1]
     kind = rng.choice([name[1:] for name in texts.caches[0]])
     first, second = (texts.caches[0][f"{layer}{kind}"][block] for layer in range(2))
-    kept = first.clone()
-    first.copy_(second)
-    second.copy_(kept)
+    kept = first.copy()
+    first[:] = second
+    second[:] = kept
 
 
 def a_block_never_written(texts: Texts, copy: int, rng: random.Random) -> None:
@@ -134,7 +135,7 @@ def test_a_cache_that_holds_no_numbers_still_gives_tokens() -> None:
     rng = random.Random(2)
     texts = Texts(SHAPES["tiny"], [random_prompt(rng, 40, 40)] * 2, ANSWER, rng)
     texts.compute([0, 1], [39, 39])
-    for value, name in ((torch.nan, "0.k"), (torch.inf, "1.v")):
+    for value, name in ((np.nan, "0.k"), (np.inf, "1.v")):
         texts.caches[0][name][texts.tables[1][0]] = value
     right, wrong = texts.run()
     assert right != wrong

@@ -6,18 +6,20 @@ import math
 import random
 from collections import Counter
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-torch = pytest.importorskip("torch", reason="not applicable: the extra torch is not installed")
-
-from pd_testkit.engine.generation import Sampling  # noqa: E402
-from pd_testkit.engine.sampling import choose  # noqa: E402
+from pd_testkit.engine.generation import Sampling
+from pd_testkit.engine.sampling import choose
 
 PROBABILITIES = (0.1, 0.5, 0.15, 0.25)
-LOGITS = torch.tensor([math.log(share) + 3.0 for share in PROBABILITIES], dtype=torch.float64)
+LOGITS = np.array([math.log(share) + 3.0 for share in PROBABILITIES])
 
 
-def drawn(sampling: Sampling, count: int = 2000, logits: torch.Tensor = LOGITS) -> Counter[int]:
+def drawn(
+    sampling: Sampling, count: int = 2000, logits: npt.NDArray[np.float64] = LOGITS
+) -> Counter[int]:
     generator = random.Random(7)
     return Counter(choose(logits, sampling, generator).id for _ in range(count))
 
@@ -30,7 +32,7 @@ def test_temperature_0_takes_the_likeliest_and_no_random_number() -> None:
 
 
 def test_of_equally_likely_tokens_the_first_is_taken() -> None:
-    assert choose(torch.tensor([1.0, 2.0, 2.0]), Sampling(), random.Random(1)).id == 1
+    assert choose(np.array([1.0, 2.0, 2.0]), Sampling(), random.Random(1)).id == 1
 
 
 def test_tokens_are_drawn_by_their_probability() -> None:
@@ -120,14 +122,14 @@ def test_the_end_is_not_chosen_before_min_tokens(temperature: float) -> None:
 def test_penalties_count_what_was_said(
     sampling: Sampling, prompt: tuple[int, ...], answer: tuple[int, ...], chosen: int
 ) -> None:
-    before = LOGITS.clone()
+    before = LOGITS.copy()
     found = choose(LOGITS, sampling, random.Random(1), prompt=prompt, answer=answer)
     assert found.id == chosen
-    assert torch.equal(LOGITS, before)
+    assert np.array_equal(LOGITS, before)
 
 
 def test_a_repetition_penalty_makes_negative_logits_less() -> None:
-    logits = torch.tensor([-1.0, -1.2], dtype=torch.float64)
+    logits = np.array([-1.0, -1.2])
     sampling = Sampling(repetition_penalty=1.3)
     assert choose(logits, sampling, random.Random(1), prompt=(0,)).id == 1
 
@@ -147,8 +149,8 @@ def test_an_end_that_is_ignored_is_a_token_like_any_other() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_no_numbers_still_give_a_token(temperature: float) -> None:
     for bad in (math.nan, math.inf, -math.inf):
-        logits = torch.tensor([bad, bad, bad])
+        logits = np.array([bad, bad, bad])
         chosen = choose(logits, Sampling(temperature=temperature, logprobs=1), random.Random(1))
         assert chosen.id in {0, 1, 2}
-    mixed = torch.tensor([math.nan, 1.0, -math.inf])
+    mixed = np.array([math.nan, 1.0, -math.inf])
     assert choose(mixed, Sampling(temperature=temperature), random.Random(1)).id == 1

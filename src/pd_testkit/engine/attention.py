@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from pd_testkit.engine.arrays import Array, beside, exp, largest, put, take
 from pd_testkit.engine.fixed_point import FINE_BITS, settle
 
 _Ints = npt.NDArray[np.int64]
@@ -53,16 +53,18 @@ class Group:
     Attributes:
         requests: how many.
         count: new tokens of each.
+        tokens: all of these, of the step's.
         rows: of a cache, that hold the requests' tokens: (requests * heads * context,); see `Rows`.
             The shorter contexts' last token is repeated.
-        bias: of scores, (requests, 1, count, 1, context): less for keys further back; minus
+        bias: of scores, for (requests, 1, count, 1, context): less for keys further back; minus
             infinity for those that the query must not see: later ones, and repeated ones.
     """
 
     requests: int
     count: int
-    rows: torch.Tensor
-    bias: torch.Tensor
+    tokens: slice
+    rows: Array
+    bias: Array
 
 
 class Rows:
@@ -79,22 +81,27 @@ class Rows:
         self._heads, self.block_size = (first, second) if heads_first else (second, first)
         token, head = (1, self.block_size) if heads_first else (self._heads, 1)
         self._of_block = self._heads * self.block_size
+        self._of_token = token
         self._of_tokens = np.arange(self.block_size) * token
         self._of_heads = np.arange(self._heads) * head
 
-    def of_tokens(self, blocks: Sequence[int], offsets: Sequence[int]) -> _Ints:
-        """Of each token's heads, the tokens at these offsets of these blocks: (tokens, heads)."""
-        tokens = np.array(blocks) * self._of_block + self._of_tokens[offsets]
-        return tokens[:, np.newaxis] + self._of_heads
+    def of_tokens(self, table: Sequence[int], start: int, end: int) -> list[int]:
+        """Of a text's tokens from `start` on to `end`, the rows of their first heads."""
+        size, of_block, of_token = self.block_size, self._of_block, self._of_token
+        return [table[at // size] * of_block + at % size * of_token for at in range(start, end)]
+
+    def of_heads(self, tokens: Sequence[int]) -> _Ints:
+        """Of all heads, by the rows of the tokens' first: (tokens, heads)."""
+        return np.array(tokens)[:, np.newaxis] + self._of_heads
 
     def of_texts(self, tables: Sequence[Sequence[int]], ends: Sequence[int]) -> _Ints:
         """Of each text's heads, its tokens up to its end: (texts, heads, longest text). The shorter
         ones' last token is repeated."""
         longest = max(ends)
         needed = -(-longest // self.block_size)
-        blocks = np.array([[*table[:needed], *[0] * (needed - len(table))] for table in tables])
-        tokens = blocks[:, :, np.newaxis] * self._of_block + self._of_tokens
-        tokens = tokens.reshape(len(ends), -1)
+        padded = ([*table[:needed], *[0] * (needed - len(table))] for table in tables)
+        blocks = np.array([[block * self._of_block for block in table] for table in padded])
+        tokens = (blocks[:, :, np.newaxis] + self._of_tokens).reshape(len(ends), -1)
         if min(ends) == longest:
             tokens = tokens[:, :longest]
         else:
@@ -102,17 +109,14 @@ class Rows:
             tokens = np.take_along_axis(tokens, np.minimum(np.arange(longest), last), 1)
         return tokens[:, np.newaxis] + self._of_heads[:, np.newaxis]
 
-    def write(self, cache: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> None:
+    def write(self, cache: Array, rows: Array, values: Array) -> None:
         """Put `values`, (token, head, element), into the rows of the tokens."""
-        values = values.reshape(-1, self._dim)
-        if values.dtype != cache.dtype:
-            values = values.to(cache.dtype)
-        cache.view(-1, self._dim).index_copy_(0, rows, values)
+        put(cache.reshape(-1, self._dim), rows, values.reshape(-1, self._dim))
 
-    def read(self, cache: torch.Tensor, rows: torch.Tensor, texts: int) -> torch.Tensor:
+    def read(self, cache: Array, rows: Array, texts: int) -> Array:
         """A copy of so many texts' rows: (text * head, token, element)."""
-        found = cache.view(-1, self._dim).index_select(0, rows)
-        return found.view(texts * self._heads, -1, self._dim)
+        found = take(cache.reshape(-1, self._dim), rows)
+        return found.reshape(texts * self._heads, -1, self._dim)
 
 
 @functools.lru_cache
@@ -123,74 +127,73 @@ def _rows(layout: str, shape: tuple[int, ...]) -> Rows:
 class Step:
     """A batch, laid out: all tokens in one row, requests with as many new ones side by side.
 
-    Laid out by NumPy, which takes a fraction of torch's time for arrays as small as these.
-
     Attributes:
         tokens, positions: (tokens,).
+        groups: of the tokens, in their order.
         sampled: indices of the tokens whose logits are wanted, in the order of the batch.
     """
 
-    def __init__(self, batch: Batch, layout: str, cache: torch.Tensor) -> None:
+    def __init__(self, batch: Batch, layout: str, cache: Array) -> None:
         cells = _rows(layout, tuple(cache.shape))
         order = sorted(range(len(batch.tokens)), key=lambda i: len(batch.tokens[i]))
-        first: dict[int, int] = {}
+        last: dict[int, int] = {}
         tokens: list[int] = []
         positions: list[int] = []
+        rows: list[int] = []
         for i in order:
-            first[i] = len(tokens)
+            start, end = batch.starts[i], batch.starts[i] + len(batch.tokens[i])
             tokens += batch.tokens[i]
-            positions += range(batch.starts[i], batch.starts[i] + len(batch.tokens[i]))
-        size = cells.block_size
-        owners = (i for i in order for _ in batch.tokens[i])
-        blocks = [
-            batch.block_tables[i][at // size] for i, at in zip(owners, positions, strict=True)
-        ]
+            positions += range(start, end)
+            rows += cells.of_tokens(batch.block_tables[i], start, end)
+            last[i] = len(tokens) - 1
         self._cells = cells
-        self._device = None if cache.device.type == "cpu" else cache.device
+        self._cache = cache
         self.tokens = self._there(np.array(tokens))
         self.positions = self._there(np.array(positions))
-        self._rows = self._there(cells.of_tokens(blocks, [at % size for at in positions]).ravel())
-        self._groups = tuple(
-            self._group(batch, members, done, size)
-            for members, done, size in _together(batch, order)
-        )
-        ends = [first[i] + len(batch.tokens[i]) - 1 for i, told in enumerate(batch.samples) if told]
-        self.sampled = self._there(np.array(ends, np.int64))
+        self._rows = self._there(cells.of_heads(rows).ravel())
+        self.groups = list(self._grouped(batch, order))
+        sampled = [last[i] for i, wanted in enumerate(batch.samples) if wanted]
+        self.sampled = self._there(np.array(sampled, np.int64))
 
-    def grouped(self, queries: torch.Tensor) -> Iterable[tuple[torch.Tensor, Group]]:
-        """Each group, with its tokens' part of the queries, (token, head, element)."""
-        sizes = [group.requests * group.count for group in self._groups]
-        return zip(queries.split_with_sizes(sizes), self._groups, strict=True)
-
-    def write(self, cache: torch.Tensor, values: torch.Tensor) -> None:
+    def write(self, cache: Array, values: Array) -> None:
         """Put all tokens' KV, (token, head, element), into their blocks."""
         self._cells.write(cache, self._rows, values)
 
-    def read(self, cache: torch.Tensor, group: Group) -> torch.Tensor:
+    def read(self, cache: Array, group: Group) -> Array:
         """A copy of a group's KV, all of it: (request * head, token, element)."""
         return self._cells.read(cache, group.rows, group.requests)
 
-    def _group(self, batch: Batch, members: Sequence[int], done: int, count: int) -> Group:
+    def _grouped(self, batch: Batch, order: Sequence[int]) -> Iterator[Group]:
+        end = 0
+        for members, done, count in _together(batch, order):
+            start, end = end, end + len(members) * count
+            yield self._group(batch, members, done, count, slice(start, end))
+
+    def _group(
+        self, batch: Batch, members: Sequence[int], done: int, count: int, tokens: slice
+    ) -> Group:
         requests = len(members)
         starts = [batch.starts[i] + done for i in members]
         rows = self._cells.of_texts(
             [batch.block_tables[i] for i in members], [start + count for start in starts]
         )
         context = rows.shape[-1]
-        at = np.array(starts)[:, np.newaxis] + np.arange(count)
-        ahead = np.arange(context) - at[:, :, np.newaxis]
-        bias = np.where(ahead > 0, -np.inf, ahead * RECENCY)
+        bias = np.arange(0.0, context * RECENCY, RECENCY)
+        if context > min(starts) + 1:
+            at = np.array(starts)[:, np.newaxis] + np.arange(count)
+            bias = np.where(np.arange(context) > at[:, :, np.newaxis], -np.inf, bias)
+            bias = bias.reshape(requests, 1, count, 1, context)
         return Group(
             requests,
             count,
+            tokens,
             self._there(rows.ravel()),
-            self._there(bias.reshape(requests, 1, count, 1, context)),
+            self._there(bias),
         )
 
-    def _there(self, numbers: npt.NDArray[Any]) -> torch.Tensor:
+    def _there(self, numbers: npt.NDArray[Any]) -> Array:
         """Where the caches are."""
-        tensor = torch.from_numpy(numbers)
-        return tensor if self._device is None else tensor.to(self._device)
+        return beside(self._cache, numbers)
 
 
 def _together(batch: Batch, order: Sequence[int]) -> Iterator[tuple[list[int], int, int]]:
@@ -203,9 +206,7 @@ def _together(batch: Batch, order: Sequence[int]) -> Iterator[tuple[list[int], i
                 yield members[at : at + most], done, min(QUERIES, count - done)
 
 
-def attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: Group
-) -> torch.Tensor:
+def attend(queries: Array, keys: Array, values: Array, group: Group) -> Array:
     """What the group's queries find, (tokens, heads, element).
 
     Args:
@@ -215,17 +216,16 @@ def attend(
     _, heads, dim = queries.shape
     requests, count = group.requests, group.count
     each = requests * heads // len(keys)
-    if count == 1:
-        asked = queries.reshape(-1, each, dim)
-    else:
-        asked = queries.view(requests, count, -1, each, dim).transpose(1, 2)
-        asked = asked.reshape(-1, count * each, dim)
-    scores = torch.bmm(asked, keys.transpose(1, 2))
-    scores.view(requests, -1, count, each, scores.shape[-1]).add_(group.bias)
-    weights = settle(scores.sub_(scores.amax(-1, keepdim=True)).exp_(), FINE_BITS)
-    found = torch.bmm(weights, values).div_(weights.sum(-1, keepdim=True))
+    if count > 1:
+        queries = queries.reshape(requests, count, -1, each, dim).swapaxes(1, 2)
+    scores = queries.reshape(-1, count * each, dim) @ keys.swapaxes(1, 2)
+    biased = scores.reshape(requests, -1, count, each, scores.shape[-1])  # the same memory
+    biased += group.bias
+    scores -= largest(scores)
+    weights = settle(exp(scores), FINE_BITS)
+    found = weights @ values
+    found /= weights.sum(axis=-1, keepdims=True)
     found = settle(found, FINE_BITS)
-    if count == 1:
-        return found.view(requests, heads, -1)
-    found = found.view(requests, -1, count, each, found.shape[-1]).transpose(1, 2)
+    if count > 1:
+        found = found.reshape(requests, -1, count, each, found.shape[-1]).swapaxes(1, 2)
     return found.reshape(requests * count, heads, -1)

@@ -265,6 +265,9 @@ def _model(settings: Settings) -> tuple[Model, Tokenizer]:
     Raises:
         click.UsageError: a package is missing, or there is no such model or device.
     """
+    # For NumPy's matrix products, too, whose threads would wait for each other between the small
+    # ones of a token. It is read when NumPy is imported first, which is here.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         import torch
     except ModuleNotFoundError:

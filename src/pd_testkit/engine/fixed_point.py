@@ -22,7 +22,7 @@ attention outputs    24  products 24 + 12, up to 2**13: 49
 
 from __future__ import annotations
 
-import torch
+from pd_testkit.engine.arrays import Array, library, operand
 
 WEIGHT_BITS = 12
 BITS = 16
@@ -33,44 +33,44 @@ FOLD = 2.0**FINE_BITS
 """What attention adds is made as many times as large, and then folded: so the least change of it
 becomes a large one."""
 
-
+_ANCHORS = {bits: 1.5 * 2.0 ** (52 - bits) for bits in (BITS, FINE_BITS)}
+"""A float64 as large as these has just so many bits after the point."""
 _LARGE = 2.0**52
 
 
-def operand(value: float) -> torch.Tensor:
-    """A number that operations take as it is; of a Python float each makes such a one first, which
-    takes longer than to add it to a token's activations."""
-    return torch.tensor(value, dtype=torch.float64)
-
-
-_ANCHORS = {bits: operand(1.5 * 2.0 ** (52 - bits)) for bits in (BITS, FINE_BITS)}
-"""A float64 as large as these has just so many bits after the point."""
-_ONE = operand(1.0)
-
-
-def settle(x: torch.Tensor, bits: int = BITS) -> torch.Tensor:
+def settle(x: Array, bits: int = BITS) -> Array:
     """To the nearest multiple of ``2**-bits``, ties to even, in place. ``abs(x) < 2**(51 - bits)``;
     `BITS` or `FINE_BITS`."""
-    anchor = _ANCHORS[bits]
-    return x.add_(anchor).sub_(anchor)
+    anchor = operand(x, _ANCHORS[bits])
+    x += anchor
+    x -= anchor
+    return x
 
 
-def odd(x: torch.Tensor) -> torch.Tensor:
+def odd(x: Array) -> Array:
     """Twice `x`, to the nearest odd integer. It is never 0, so none of its bytes can change without
-    its value changing by more than float64 can hide. Changes `x`."""
-    return torch.add(_ONE, x.floor_(), alpha=2.0)
+    its value changing by more than float64 can hide."""
+    x = library(x).floor(x)
+    x *= operand(x, 2.0)
+    x += operand(x, 1.0)
+    return x
 
 
-def loud(x: torch.Tensor) -> torch.Tensor:
+def loud(x: Array) -> Array:
     """Integers as float64; of anything else the fraction becomes enormous. In place for float64.
 
     A cache holds integers. A byte that changed on its way may have left a fraction of 2**-52, that
     no model would ever notice; this one shall.
     """
-    x = x.double()
-    return x.add_(x.frac(), alpha=_LARGE)
+    x = library(x).asarray(x, dtype=library(x).float64)
+    whole = library(x).trunc(x)
+    x -= whole
+    x *= operand(x, _LARGE)
+    x += whole
+    return x
 
 
-def fold(x: torch.Tensor) -> torch.Tensor:
+def fold(x: Array) -> Array:
     """What is left of `x` beyond integers, as a number in [-0.5, 0.5]. In place."""
-    return x.sub_(x.round())
+    x -= x.round()
+    return x

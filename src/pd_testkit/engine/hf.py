@@ -13,8 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from pd_testkit.engine.arrays import fetched
 from pd_testkit.engine.attention import Batch, Rows
 from pd_testkit.engine.model import Caches
 from pd_testkit.engine.shape import ModelShape
@@ -86,9 +89,10 @@ class FolderModel:
         self._layout = layout
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, caches: Sequence[Caches]) -> torch.Tensor:
+    def forward(self, batch: Batch, caches: Sequence[Caches]) -> npt.NDArray[Any]:
         """See `pd_testkit.engine.model.Model`."""
-        (cache,) = caches
+        (given,) = caches
+        cache = {name: torch.as_tensor(each) for name, each in given.items()}
         found = [
             logits
             for tokens, start, table, wanted in zip(
@@ -96,11 +100,15 @@ class FolderModel:
             )
             if (logits := self._request(tokens, start, table, cache)) is not None and wanted
         ]
-        return torch.stack(found) if found else torch.empty(0, self.shape.vocabulary)
+        return np.stack(found) if found else np.empty((0, self.shape.vocabulary))
 
     def _request(
-        self, tokens: Sequence[int], start: int, table: Sequence[int], caches: Caches
-    ) -> torch.Tensor:
+        self,
+        tokens: Sequence[int],
+        start: int,
+        table: Sequence[int],
+        caches: Mapping[str, torch.Tensor],
+    ) -> npt.NDArray[Any]:
         """The last token's logits."""
         first, end = caches["0.k"], start + len(tokens)
         cells = Rows(self._layout, first.shape)
@@ -118,8 +126,7 @@ class FolderModel:
             for kind, all_of in (("k", held.keys), ("v", held.values)):
                 values = all_of[0, :, start:].transpose(0, 1)
                 cells.write(caches[f"{layer}.{kind}"], new, values)
-        logits: torch.Tensor = answer.logits[0, -1]
-        return logits
+        return fetched(answer.logits[0, -1])
 
 
 class FolderTokenizer:

@@ -14,15 +14,16 @@ its absorbed form), SwiGLU. Two things are unlike a trained model's:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch.nn.functional import silu
 
+from pd_testkit.engine.arrays import Array, fetched, library, operand, placed, take
 from pd_testkit.engine.attention import Batch, Step, attend
-from pd_testkit.engine.fixed_point import FINE_BITS, FOLD, fold, loud, odd, operand, settle
+from pd_testkit.engine.fixed_point import FINE_BITS, FOLD, fold, loud, odd, settle
 from pd_testkit.engine.shape import ModelShape
 from pd_testkit.engine.weights import HeadWeights, LatentWeights, LayerWeights, draw, score_scale
 from pd_testkit.reference.heads import shard
@@ -30,11 +31,12 @@ from pd_testkit.reference.heads import shard
 __all__ = ["Batch", "Caches", "Decoder", "Model", "RankShard"]
 
 ROPE_BASE = 10000.0
-EPSILON = operand(2.0**-20)
+EPSILON = 2.0**-20
 
-Caches = Mapping[str, torch.Tensor]
+Caches = Mapping[str, Array]
 """One rank's, by name: ``0.k``, ``0.v``, ... or, for MLA, ``0``, ...; contiguous, each
-(block, token, head, element), or for HND (block, head, token, element)."""
+(block, token, head, element), or for HND (block, head, token, element). NumPy's arrays on the
+device ``cpu``, torch's tensors on any other."""
 
 
 class Model(Protocol):
@@ -48,7 +50,7 @@ class Model(Protocol):
     shape: ModelShape
     tp_size: int
 
-    def forward(self, batch: Batch, caches: Sequence[Caches]) -> torch.Tensor:
+    def forward(self, batch: Batch, caches: Sequence[Caches]) -> npt.NDArray[Any]:
         """Compute the batch's tokens, and write their KV into their blocks.
 
         Args:
@@ -92,26 +94,27 @@ class Decoder:
             RankShard(shape, weights.layers, rank=rank, tp_size=tp_size, device=device)
             for rank in range(tp_size)
         )
-        self._embedding = weights.embedding.to(device)
-        self._head = weights.head.to(device)
-        self._turns = _turns(shape).to(device)
+        self._embedding = placed(weights.embedding, device)
+        self._head = placed(weights.head, device)
+        self._turns = placed(_turns(shape), device)
 
-    @torch.inference_mode()
-    def forward(self, batch: Batch, caches: Sequence[Caches]) -> torch.Tensor:
+    @np.errstate(all="ignore")  # damaged KV may hold any number, and none
+    def forward(self, batch: Batch, caches: Sequence[Caches]) -> npt.NDArray[Any]:
         """See `Model`."""
         step = Step(batch, self._layout, next(iter(caches[0].values())))
-        turns = self._turns.index_select(0, step.positions).unsqueeze_(1)
-        x = self._embedding.index_select(0, step.tokens)
+        turns = take(self._turns, step.positions)[:, None]
+        x = take(self._embedding, step.tokens)
         for layer in range(self.shape.layers):
             h = _norm(x)
             found = (
                 rank.attention(layer, h, turns, step, cache)
                 for rank, cache in zip(self.ranks, caches, strict=True)
             )
-            x = fold(_sum(found)).add_(x)
+            x += fold(_sum(found))
             h = _norm(x)
-            x = settle(_sum(rank.mlp(layer, h) for rank in self.ranks).add_(x))
-        return _norm(x.index_select(0, step.sampled)) @ self._head
+            x += _sum(rank.mlp(layer, h) for rank in self.ranks)
+            settle(x)
+        return fetched(_norm(take(x, step.sampled)) @ self._head)
 
 
 class RankShard:
@@ -145,23 +148,21 @@ class RankShard:
         self._mlp = []
         for layer, weights in enumerate(layers):
             of = weights.attention
-            output = (weights.output[self.heads].flatten(0, 1) * FOLD).to(device)
+            output = placed(weights.output[self.heads].flatten(0, 1) * FOLD, device)
             if isinstance(of, LatentWeights):
-                latent = _LatentAttention(layer, of, self.heads, scale, output)
+                latent = _LatentAttention(layer, of, self.heads, scale, output, device)
                 self._attention.append(latent)
             else:
-                own = _HeadAttention(layer, of, self.heads, self.kv_heads, scale, output)
-                self._attention.append(own)
+                heads = (self.heads, self.kv_heads)
+                self._attention.append(_HeadAttention(layer, of, *heads, scale, output, device))
             self._mlp.append(_MLP(weights, self.hidden, device))
 
-    def attention(
-        self, layer: int, h: torch.Tensor, turns: torch.Tensor, step: Step, caches: Caches
-    ) -> torch.Tensor:
+    def attention(self, layer: int, h: Array, turns: Array, step: Step, caches: Caches) -> Array:
         """Its part of what attention adds, (token, width), `FOLD` times as large and unfolded.
         Writes the tokens' KV."""
         return self._attention[layer](h, turns, step, caches)
 
-    def mlp(self, layer: int, h: torch.Tensor) -> torch.Tensor:
+    def mlp(self, layer: int, h: Array) -> Array:
         """Its part of what the MLP adds, (token, width)."""
         return self._mlp[layer](h)
 
@@ -176,39 +177,38 @@ class _HeadAttention:
         heads: slice,
         kv_heads: slice,
         scale: float,
-        output: torch.Tensor,
+        output: Array,
+        device: str,
     ) -> None:
         query, key, value = (
             weights.query[:, heads] * scale,
             weights.key[:, kv_heads],
             weights.value[:, kv_heads],
         )
-        own, (_, held, self._head_dim) = query.shape[1], key.shape
-        self._turned, self._parts, self._kv_parts = own + held, (own, 2 * held), (held, held)
-        self._project = torch.cat((query, key, value), 1).flatten(1).to(output.device)
+        self._heads, (_, self._kv_heads, self._head_dim) = query.shape[1], key.shape
+        self._project = placed(torch.cat((query, key, value), 1).flatten(1), device)
         self._output = output
         self._key_cache, self._value_cache = f"{layer}.k", f"{layer}.v"
 
-    def __call__(
-        self, h: torch.Tensor, turns: torch.Tensor, step: Step, caches: Caches
-    ) -> torch.Tensor:
+    def __call__(self, h: Array, turns: Array, step: Step, caches: Caches) -> Array:
         key_cache, value_cache = caches[self._key_cache], caches[self._value_cache]
-        projected = torch.mm(h, self._project).view(len(h), -1, self._head_dim)
-        _turn(projected[:, : self._turned], turns)
-        queries, new = projected.split_with_sizes(self._parts, 1)
-        keys, values = odd(new).split_with_sizes(self._kv_parts, 1)
-        step.write(key_cache, keys)
-        step.write(value_cache, values)
+        heads, held = self._heads, self._kv_heads
+        projected = (h @ self._project).reshape(len(h), -1, self._head_dim)
+        _turn(projected[:, : heads + held], turns)
+        new = odd(projected[:, heads:])
+        step.write(key_cache, new[:, :held])
+        step.write(value_cache, new[:, held:])
+        queries = settle(projected[:, :heads], FINE_BITS)
         found = [
             attend(
-                asked,
+                queries[group.tokens],
                 loud(step.read(key_cache, group)),
                 loud(step.read(value_cache, group)),
                 group,
             )
-            for asked, group in step.grouped(settle(queries, FINE_BITS))
+            for group in step.groups
         ]
-        return torch.mm(_joined(found).flatten(1), self._output)
+        return _joined(found).reshape(len(h), -1) @ self._output
 
 
 class _LatentAttention:
@@ -223,37 +223,37 @@ class _LatentAttention:
         weights: LatentWeights,
         heads: slice,
         scale: float,
-        output: torch.Tensor,
+        output: Array,
+        device: str,
     ) -> None:
         query, query_rope = weights.query[:, heads] * scale, weights.query_rope[:, heads] * scale
         _, self._heads, self._rope_dim = query_rope.shape
         kv = (weights.key_rope, weights.latent)
         parts = (query_rope.flatten(1), *kv, query.flatten(1))
-        self._project = torch.cat(parts, 1).to(output.device)
+        self._project = placed(torch.cat(parts, 1), device)
         self._turned = query_rope[0].numel() + self._rope_dim
         self._new = slice(query_rope[0].numel(), self._project.shape[1] - query[0].numel())
-        self._key_up = weights.key_up[heads].to(output.device)
-        self._value_up = weights.value_up[heads].to(output.device)
+        self._key_up = placed(weights.key_up[heads], device)
+        self._value_up = placed(weights.value_up[heads], device)
         self._output = output
         self._cache = str(layer)
 
-    def __call__(
-        self, h: torch.Tensor, turns: torch.Tensor, step: Step, caches: Caches
-    ) -> torch.Tensor:
+    def __call__(self, h: Array, turns: Array, step: Step, caches: Caches) -> Array:
         heads, rope, cache = self._heads, self._rope_dim, caches[self._cache]
-        projected = torch.mm(h, self._project)
-        turned = projected[:, : self._turned].view(len(h), heads + 1, rope)
+        projected = h @ self._project
+        turned = projected[:, : self._turned].reshape(len(h), heads + 1, rope)  # the same memory
         _turn(turned, turns)
         step.write(cache, odd(projected[:, self._new]))
-        still = projected[:, self._new.stop :].view(len(h), heads, -1).transpose(0, 1)
-        absorbed = torch.bmm(still, self._key_up).transpose(0, 1)
-        queries = settle(torch.cat((turned[:, :heads], absorbed), -1), FINE_BITS)
+        still = projected[:, self._new.stop :].reshape(len(h), heads, -1)
+        absorbed = (still.swapaxes(0, 1) @ self._key_up).swapaxes(0, 1)
+        queries = library(h).concatenate((turned[:, :heads], absorbed), -1)
+        settle(queries, FINE_BITS)
         found = []
-        for asked, group in step.grouped(queries):
+        for group in step.groups:
             keys = loud(step.read(cache, group))
-            found.append(attend(asked, keys, keys[..., rope:], group))
-        values = torch.bmm(_joined(found).transpose(0, 1), self._value_up)
-        return torch.mm(settle(values, FINE_BITS).transpose(0, 1).flatten(1), self._output)
+            found.append(attend(queries[group.tokens], keys, keys[..., rope:], group))
+        values = settle(_joined(found).swapaxes(0, 1) @ self._value_up, FINE_BITS)
+        return values.swapaxes(0, 1).reshape(len(h), -1) @ self._output
 
 
 class _MLP:
@@ -261,39 +261,42 @@ class _MLP:
 
     def __init__(self, weights: LayerWeights, hidden: slice, device: str) -> None:
         gate_up = torch.cat((weights.gate[:, hidden], weights.up[:, hidden]), 1)
-        self._gate_up = gate_up.to(device)
-        self._down = weights.down[hidden].to(device)
+        self._gate_up = placed(gate_up, device)
+        self._down = placed(weights.down[hidden], device)
 
-    def __call__(self, h: torch.Tensor) -> torch.Tensor:
-        gate, up = torch.mm(h, self._gate_up).chunk(2, -1)
-        return torch.mm(settle(silu(gate).mul_(up)), self._down)
+    def __call__(self, h: Array) -> Array:
+        gate_up = h @ self._gate_up
+        hidden = len(self._down)
+        gate, up = gate_up[:, :hidden], gate_up[:, hidden:]
+        below = library(gate).exp(-gate)
+        below += operand(gate, 1.0)
+        gate /= below
+        gate *= up
+        return settle(gate) @ self._down
 
 
 def _share(index: int, size: int) -> slice:
     return slice(index * size, (index + 1) * size)
 
 
-def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+def _sum(parts: Iterable[Array]) -> Array:
     """Over TP ranks, rank 0 first."""
     first, *others = parts
     for part in others:
-        first.add_(part)
+        first += part
     return first
 
 
-def _joined(found: Sequence[torch.Tensor]) -> torch.Tensor:
-    return found[0] if len(found) == 1 else torch.cat(tuple(found))
+def _joined(found: Sequence[Array]) -> Array:
+    return found[0] if len(found) == 1 else library(found[0]).concatenate(found)
 
 
-def _norm(x: torch.Tensor) -> torch.Tensor:
+def _norm(x: Array) -> Array:
     """RMSNorm, without a gain. The sum of squares is exact, and its root the nearest there is."""
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return settle(x / length.mul_(_per_element(x.shape[-1])).add_(EPSILON))
-
-
-@functools.cache
-def _per_element(width: int) -> torch.Tensor:
-    return operand(width**-0.5)
+    length = library(x).sqrt((x * x).sum(axis=-1, keepdims=True))
+    length *= operand(x, x.shape[-1] ** -0.5)
+    length += operand(x, EPSILON)
+    return settle(x / length)
 
 
 def _turns(shape: ModelShape) -> torch.Tensor:
@@ -304,6 +307,7 @@ def _turns(shape: ModelShape) -> torch.Tensor:
     return torch.complex(settle(angles.cos()), settle(angles.sin()))
 
 
-def _turn(x: torch.Tensor, turns: torch.Tensor) -> None:
+def _turn(x: Array, turns: Array) -> None:
     """Rotary positions, in place: neighbouring elements of (token, head, element) are pairs."""
-    x.view(turns.dtype).mul_(turns)
+    pairs = x.view(turns.dtype)
+    pairs *= turns

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
+from typing import Any
 
-import torch
+import numpy.typing as npt
 
 from pd_testkit.engine.counts import Transferred
 from pd_testkit.engine.generation import Course, Generation, Hold, Token
@@ -53,7 +54,7 @@ class Progress:
         """Its KV is there; None: it cannot be had."""
         self._load_ended, self._loaded = now, loaded
 
-    def choose(self, logits: torch.Tensor) -> Choice:
+    def choose(self, logits: npt.NDArray[Any]) -> Choice:
         """The next token."""
         return choose(
             logits,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pd_testkit.engine.model import Caches
 from pd_testkit.engine.settings import Settings
 from pd_testkit.engine.shape import ModelShape
 from pd_testkit.reference.kv_memory import cache_names, cache_shape
@@ -62,7 +63,7 @@ def terms(settings: Settings) -> Terms:
 class Rank:
     """The caches of one TP rank, and its worker once it listens.
 
-    On the CPU the model's caches are the worker's memory. Another device has caches of its own:
+    On the device ``cpu`` the model's caches are the worker's memory. Another has caches of its own:
     blocks are copied to the worker's memory when they are held, and from there when they have
     been loaded.
 
@@ -82,8 +83,9 @@ class Rank:
             name: transport.allocate(size, settings.dtype) for name in cache_names(self._geometry)
         }
         self._shared = {name: torch.from_numpy(memory) for name, memory in self._memory.items()}
-        self.caches: Mapping[str, torch.Tensor] = self._shared
-        if settings.device != "cpu":
+        self._apart = settings.device != "cpu"
+        self.caches: Caches = self._memory
+        if self._apart:
             device = settings.device
             self.caches = {
                 name: torch.zeros_like(shared, device=device)
@@ -130,7 +132,7 @@ class Rank:
 
     def hold(self, transfer_id: TransferId, block_ids: Sequence[int], tokens: int) -> None:
         """Keep these blocks for a peer."""
-        if self.caches is not self._shared:
+        if self._apart:
             ids = torch.tensor(block_ids)
             for name, shared in self._shared.items():
                 shared[ids] = self.caches[name][ids].to("cpu")
@@ -138,7 +140,7 @@ class Rank:
 
     def take_in(self, transfer: RemoteTransfer) -> None:
         """Its bytes have come: let the model see them. What was skipped it has: whole blocks."""
-        if self.caches is not self._shared:
+        if self._apart:
             ids = torch.tensor(
                 transfer.local_block_ids[transfer.skip // self._geometry.block_size :]
             )

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from pd_testkit.engine.generation import Sampling
+
+_Floats = npt.NDArray[np.float64]
+
+_MOST = 1e30
+"""Of a logit's size."""
 
 
 class Choice(NamedTuple):
@@ -21,7 +27,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    logits: torch.Tensor,
+    logits: npt.NDArray[Any],
     sampling: Sampling,
     generator: random.Random,
     *,
@@ -41,48 +47,56 @@ def choose(
         answer: tokens that it has already.
         ends: ids that end an answer; not chosen before it has `Sampling.min_tokens`.
     """
-    row = logits.double().cpu().nan_to_num(nan=-1e30, posinf=1e30, neginf=-1e30)
+    row = np.fmin(np.fmax(np.asarray(logits, np.float64), -_MOST), _MOST)
     allowed = _penalized(row, sampling, prompt, answer)
     if len(answer) < sampling.min_tokens and ends and not sampling.ignore_eos:
-        allowed = allowed.clone()
-        allowed[list(ends)] = -torch.inf
+        allowed = allowed.copy()
+        allowed[list(ends)] = -np.inf
     if sampling.temperature > 0:
         chosen = _draw(allowed, sampling, generator)
     else:
         chosen = int(allowed.argmax())
     if sampling.logprobs is None:
         return Choice(chosen, 0.0, ())
-    logprobs = row.log_softmax(-1)
-    best = logprobs.topk(min(sampling.logprobs, len(logprobs)))
-    top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    ahead = row - row.max()
+    logprobs = ahead - np.log(np.exp(ahead).sum())
+    best = _likeliest(row)[: sampling.logprobs]
+    top = tuple(zip(best.tolist(), logprobs[best].tolist(), strict=True))
     return Choice(chosen, float(logprobs[chosen]), top)
 
 
 def _penalized(
-    row: torch.Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]
-) -> torch.Tensor:
+    row: _Floats, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]
+) -> _Floats:
     """As vLLM 0.33 does (``vllm/model_executor/layers/utils.py``, ``apply_penalties``)."""
     factor, presence = sampling.repetition_penalty, sampling.presence_penalty
     if factor != 1.0:
-        row, said = row.clone(), torch.tensor(sorted({*prompt, *answer}))
+        row, said = row.copy(), sorted({*prompt, *answer})
         logits = row[said]
-        row[said] = torch.where(logits > 0, logits / factor, logits * factor)
+        row[said] = np.where(logits > 0, logits / factor, logits * factor)
     if presence or sampling.frequency_penalty:
-        times = torch.tensor(answer, dtype=torch.long).bincount(minlength=len(row))
+        times = np.bincount(np.array(answer, np.intp), minlength=len(row))
         row = row - sampling.frequency_penalty * times - presence * (times > 0)
     return row
 
 
-def _draw(row: torch.Tensor, sampling: Sampling, generator: random.Random) -> int:
+def _draw(row: _Floats, sampling: Sampling, generator: random.Random) -> int:
     """By the probability of each of the tokens that are left in, likeliest first."""
-    scaled, ids = row.sort(descending=True, stable=True)
+    ids = _likeliest(row)
     if sampling.top_k > 0:
-        scaled = scaled[: sampling.top_k]
-    probabilities = ((scaled - scaled[0]) / sampling.temperature).softmax(-1)
-    mass = probabilities.cumsum(-1)
+        ids = ids[: sampling.top_k]
+    with np.errstate(over="ignore"):  # by the least temperatures
+        probabilities = np.exp((row[ids] - row[ids[0]]) / sampling.temperature)
+    probabilities /= probabilities.sum()
+    mass = probabilities.cumsum()
     if sampling.top_p < 1:
         # The likeliest tokens that have top_p together: one, at least.
         kept = int((mass - probabilities < sampling.top_p).sum())
         mass = mass[: max(kept, 1)]
-    at = int(torch.searchsorted(mass, generator.random() * float(mass[-1]), right=True))
+    at = int(np.searchsorted(mass, generator.random() * mass[-1], side="right"))
     return int(ids[min(at, len(mass) - 1)])
+
+
+def _likeliest(row: _Floats) -> npt.NDArray[np.intp]:
+    """All tokens' ids, of equally likely ones the first one first."""
+    return np.argsort(-row, kind="stable")
