@@ -66,6 +66,15 @@ SMALLER = {
 _LENGTHS = re.compile(r" --prompt-lengths( \d+)+")
 """All of them count, so there is nothing to put behind."""
 
+ONCE = (
+    "pd-testkit accuracy --check",
+    "pd-testkit compare --turns 5 --turns",
+    "pd-testkit conform --router",
+    "pd-testkit up",
+    "pytest --pyargs pd_testkit.suites --pd-target my_pkg.pd:target",
+)
+"""Commands that several pages show, and that leave nothing behind which a page goes on with."""
+
 JUDGES = ("pd-testkit doctor --require", "pd-testkit report")
 """Commands whose exit code depends on the machine: 0 or 1."""
 
@@ -77,9 +86,6 @@ SERVES = ("pd-testkit engine", "pd-testkit proxy")
 
 UNABRIDGED = ("docs/accuracy.md", "pd-testkit accuracy")
 """The command that is run with all that the page shows of it."""
-
-WHOLE = "docs/how-to/gate-a-ci.md"
-"""The page whose stack is brought up as it says."""
 
 TARGET = """
 from pd_testkit.contract import Unit
@@ -94,10 +100,6 @@ class MyTarget(ReferenceTarget):
 target = MyTarget()
 """
 """A reader's."""
-
-FREE_PORTS = " ".join(
-    f"--{name}-port 0" for name in ("router", "prefill", "decode", "prefill-side", "decode-side")
-)
 
 
 def beginning(text: str) -> str:
@@ -120,11 +122,8 @@ def as_run(command: Command, page: str) -> Iterator[Command]:
         up = [program, *words[:at], *words[at + 2 :]]
         told = tuple(line for line in command.shows if " serves " not in line)
         (then,) = as_run(Command(words[at + 1], told), page)
-        if page == WHOLE:
-            yield Command(f"{shlex.join(up)} {FREE_PORTS} --then {shlex.quote(then.text)}", told)
-        else:
-            yield Command(f"{shlex.join(up)} --dry-run")
-            yield Then(then.text, told)
+        yield Command(f"{shlex.join(up)} --dry-run")
+        yield Then(then.text, told)
     elif found in ONLY_SHOWN:
         if program == "make":
             yield Command(shlex.join([program, "-n", "-C", str(ROOT), *words]))
@@ -133,5 +132,5 @@ def as_run(command: Command, page: str) -> Iterator[Command]:
     elif (page, text) == UNABRIDGED:
         yield command
     else:
-        text = _LENGTHS.sub(" --prompt-lengths 32 64", text)
+        text = _LENGTHS.sub(" --prompt-lengths 32 64 96", text)
         yield replace(command, text=f"{text} {SMALLER.get(found, '')}".rstrip())

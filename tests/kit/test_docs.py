@@ -83,19 +83,3 @@ def test_a_page_that_loads_from_elsewhere_is_refused(html, loads):
             site.on_post_page(html, page)
     else:
         assert site.on_post_page(html, page) == html
-
-
-# Whose Python is run, and where: all others' blocks would be run by nobody.
-PYTHON = {
-    "README.md": "a class for a reader's own target; test_examples has one like it",
-    "docs/fabric.md": "above",
-    "docs/stubs.md": "above",
-    "docs/targets.md": "test_examples, but for a call and a list that stand alone",
-    "docs/tutorial.md": "test_docs_tutorial",
-    "docs/how-to/debug-a-clause.md": "test_docs_tutorial",
-}
-
-
-def test_no_page_has_python_that_nobody_runs():
-    found = {p.relative_to(ROOT).as_posix() for p in PAGES if "```python" in p.read_text("utf-8")}
-    assert found == set(PYTHON)

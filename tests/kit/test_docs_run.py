@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("torch", reason="not applicable: engines need torch")
 
 from tests.docs import here
 from tests.docs.blocks import ROOT, Command
-from tests.docs.session import File, Session, exactly, roughly, steps
+from tests.docs.session import File, Ran, Session, exactly, roughly, steps
 from tests.e2e.running import Running, engine, running, stack
 from tests.kit.measured import load
 
@@ -54,6 +55,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
+def known() -> dict[str, Ran]:
+    """What came of `here.ONCE`."""
+    return {}
+
+
+@pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an engine that is neither P nor D."""
     with engine(tmp_path_factory.mktemp("docs-engine"), "alone") as starting:
@@ -69,7 +76,7 @@ class Hosts:
 
     def __init__(self, up: Running, alone: Callable[[], str]) -> None:
         self._known = {"router": up.url, "p": up.prefill[0], "10.0.0.1": up.prefill[0]}
-        self._known |= {"d": up.decode[0], "10.0.0.2": up.decode[0]}
+        self._known |= {"d": up.decode[0], "10.0.0.2": up.decode[0], "ppd": up.url}
         self._ports = {"10287": up.url.rpartition(":")[2]}
         self._alone = alone
 
@@ -77,6 +84,10 @@ class Hosts:
         text = re.sub(r"(127\.0\.0\.1:|-port )(\d{4,5})\b", self._port, text)
         text = re.sub(r"http://([\w.]+):\d+", self._url, text)
         return text.replace('"model": "m"', '"model": "tiny"')
+
+    def served(self, command: Command) -> Command:
+        port = "" if "--port" in command.text else " --port 10001"
+        return replace(command, text=self.put(command.text + port))
 
     def _url(self, url: re.Match[str]) -> str:
         if url[1] in ("aggregated", "alone"):
@@ -99,14 +110,18 @@ def first_check(folder: Path) -> None:
     )
 
 
-def results(folder: Path) -> None:
-    """What a reader of the page on plots has measured before."""
-    (folder / "docs").symlink_to(ROOT / "docs")
-    for name in ("sweep", "new", "old"):
-        (folder / name).mkdir()
-        for concurrency in (1, 16):
-            file = folder / name / f"a-concurrency-{concurrency}-b.jsonl"
-            load(file, concurrency=concurrency, requests=8)
+def results(*names: str) -> Callable[[Path], None]:
+    """Folders with what a reader has measured before."""
+
+    def given(folder: Path) -> None:
+        (folder / "docs").symlink_to(ROOT / "docs")
+        for name in names:
+            (folder / name).mkdir()
+            for concurrency in (1, 16):
+                file = folder / name / f"a-concurrency-{concurrency}-b.jsonl"
+                load(file, concurrency=concurrency, requests=8)
+
+    return given
 
 
 def baseline(folder: Path) -> None:
@@ -125,7 +140,8 @@ def logs(folder: Path) -> None:
 
 GIVEN: dict[str, Callable[[Path], None]] = {
     "docs/how-to/gate-a-ci.md": baseline,
-    "docs/plots.md": results,
+    "docs/how-to/sweep.md": results("out"),
+    "docs/plots.md": results("sweep", "new", "old"),
     "docs/sweep-bench.md": logs,
     "examples/first_check/README.md": first_check,
 }
@@ -145,7 +161,11 @@ FOUND = ("examples/first_check/README.md",)
 
 @pytest.mark.parametrize("name", RUN)
 def test_the_commands_of_a_page_run(
-    name: str, up: Running, tmp_path: Path, request: pytest.FixtureRequest
+    name: str,
+    up: Running,
+    known: dict[str, Ran],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     hosts = Hosts(up, lambda: request.getfixturevalue("alone"))
     folder = tmp_path / "reader"
@@ -160,7 +180,8 @@ def test_the_commands_of_a_page_run(
         "XDG_STATE_HOME": str(tmp_path),
     }
     with contextlib.ExitStack() as serving:
-        serving.callback(session.run, "pd-testkit down --name demo")
+        if name == "docs/stack.md":
+            serving.callback(session.run, "pd-testkit down --name demo")
         if name in RUNS:
             serving.enter_context(session.serving(Command(hosts.put(RUNS[name]))))
         for step in steps(PAGES[name]):
@@ -170,27 +191,21 @@ def test_the_commands_of_a_page_run(
             for command in here.as_run(step, name):
                 there = up.environment if isinstance(command, here.Then) else {}
                 with session.having(there):
-                    play(session, command, hosts, serving, fails=name in FOUND)
+                    if command.text.startswith(here.SERVES):
+                        serving.enter_context(session.serving(hosts.served(command)))
+                    else:
+                        again = known if command.text.startswith(here.ONCE) else {}
+                        take(session, command, hosts, again, fails=name in FOUND)
 
 
-def play(
-    session: Session,
-    command: Command,
-    hosts: Hosts,
-    serving: contextlib.ExitStack,
-    *,
-    fails: bool,
+def take(
+    session: Session, command: Command, hosts: Hosts, known: dict[str, Ran], *, fails: bool
 ) -> None:
     text = command.text
-    if text.startswith(here.SERVES):
-        if "--port" not in text:
-            text += " --port 10001"
-        serving.enter_context(session.serving(Command(hosts.put(text), command.shows)))
-        return
     says = any(line.startswith("Error:") for line in command.shows) or text.startswith(here.SAYS)
     ends = frozenset({0, 1} if text.startswith(here.JUDGES) else {1} if fails else ())
     step = Command(text if says else hosts.put(text), command.shows)
-    session.take(step, alike=exactly if says else roughly, ends=ends)
+    session.take(step, alike=exactly if says else roughly, ends=ends, known=known)
 
 
 def test_what_is_not_run_as_it_stands_is_on_some_page() -> None:
