@@ -161,20 +161,27 @@ class Run:
             items[:] = [item for item in items if item not in left_out]
 
     @property
-    def _asked(self) -> bool:
-        return bool(self.config.getoption("--pd-target") or self.config.getoption("--pd-report"))
+    def _named(self) -> bool:
+        return bool(self.config.getoption("--pd-target"))
 
     def pytest_report_header(self) -> list[str]:
-        lines = [self._header()] if self._asked else []
+        lines = []
+        if self._named:
+            target = self.target()
+            lines = [self._header(f"{target.name} {self.version(target)}")]
         return lines + (self._machine() if self.config.getoption("--pd-require") else [])
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
         """The header comes here where only the collected tests tell that the kit is at work."""
         if self.config.get_verbosity() < 0:
             return []
-        clauses = not self._asked and any(clause_of(item) is not None for item in items)
+        lines = []
+        clauses = [item for item in items if clause_of(item) is not None]
+        if not self._named and (clauses or self.config.getoption("--pd-report")):
+            own = bool(clauses) and all(map(_has_own_target, clauses))
+            lines.append(self._header("of the tests' own" if own else "reference (default)"))
         l3 = not self.config.getoption("--pd-require") and any("pd_l3" in i.keywords for i in items)
-        return ([self._header()] if clauses else []) + (self._machine() if l3 else [])
+        return lines + (self._machine() if l3 else [])
 
     def _machine(self) -> list[str]:
         """The machine in a few lines; drivers are asked where there is a GPU."""
@@ -182,13 +189,9 @@ class Run:
 
         return brief(self.hardware, self._gpus() if self.hardware.gpus else ())
 
-    def _header(self) -> str:
-        named = "reference (default)"
-        if self.config.getoption("--pd-target"):
-            target = self.target()
-            named = f"{target.name} {self.version(target)}"
+    def _header(self, target: str) -> str:
         return (
-            f"pd-testkit {pd_testkit.__version__}: target {named}, seed {self.seed}, "
+            f"pd-testkit {pd_testkit.__version__}: target {target}, seed {self.seed}, "
             f"layers {' '.join(self.layers)}, {self.hardware}"
         )
 
@@ -326,6 +329,14 @@ class Run:
 def split(given: str) -> list[str]:
     """An option's comma-separated names."""
     return [name.strip() for name in given.split(",")]
+
+
+def _has_own_target(item: pytest.Item) -> bool:
+    """Whether a clause's class has a fixture `target` in place of the suites'."""
+    from pd_testkit.suites.base import Suite
+
+    classes = getattr(item.getparent(pytest.Class), "obj", Suite).__mro__
+    return next((one for one in classes if "target" in vars(one)), Suite) is not Suite
 
 
 def clause_of(item: pytest.Item) -> str | None:

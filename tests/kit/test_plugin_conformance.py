@@ -129,7 +129,9 @@ def test_what_fails_after_the_test_breaks_the_clause(repository: Repository) -> 
     repository.suite(KEPT)
     result = repository.run()
     assert table(result)[-1] == "all 0 1 0 0 1"
-    result.stdout.fnmatch_lines(["           teardown: ZeroDivisionError: division by zero (*/shop.py:*)"])
+    result.stdout.fnmatch_lines(
+        ["           teardown: ZeroDivisionError: division by zero (*/shop.py:*)"]
+    )
 
 
 def test_an_unexpected_skip_fails_the_run(repository: Repository) -> None:
@@ -230,7 +232,12 @@ def test_the_header_says_what_is_checked(repository: Repository) -> None:
     given.stdout.fnmatch_lines([header.format("shop 1.2.3"), "collected *"])
     default = repository.run(*options, target=None)
     default.stdout.fnmatch_lines(["collected *", header.format("reference (default)")])
-    for result in (given, default):
+    repository.suite(
+        KEPT + "@pytest.fixture\ndef target(self):\n    import shop\n    return shop.Shop()"
+    )
+    own = repository.run(*options, "--pd-report", "r", target=None)
+    own.stdout.fnmatch_lines(["collected *", header.format("of the tests' own")])
+    for result in (given, default, own):
         assert result.stdout.str().count("layers l1 l2") == 1
 
 
