@@ -60,6 +60,7 @@ SMALLER = {
     "pd-testkit conform --url": "--clause FLOW-001",
     "pd-testkit multiturn": "--turns 2 --input-tokens 20 --output-tokens 4",
     "pd-testkit up --detach": "--prefill-side-port 0 --decode-side-port 0",
+    "pytest --pyargs pd_testkit.suites --pd-target my": "-k TestMetadata",
 }
 """Options behind those of the page, of which the last counts: the same in seconds."""
 
