@@ -75,6 +75,7 @@ def test_each_side_s_changes_reach_the_other_and_nothing_else_does() -> None:
 
     shared = np.zeros(8, np.uint8)
     mirror = Mirror("cpu", shared)
+    assert mirror.tensor.data_ptr() % 4096 == 0
     shared[1] = 11
     mirror.push()
     assert mirror.tensor.tolist() == [0, 11, 0, 0, 0, 0, 0, 0]

@@ -19,12 +19,13 @@ class DeviceMemory:
         flat: torch's view of the bytes, one-dimensional, of uint8.
 
     Attributes:
+        flat: see above.
         address: on the device.
         nbytes: its size.
     """
 
     def __init__(self, flat: Any) -> None:
-        self._flat = flat
+        self.flat = flat
         self.address = int(flat.data_ptr())
         self.nbytes = int(flat.numel())
 
@@ -34,20 +35,20 @@ class DeviceMemory:
 
         ends = np.cumsum(sizes)
         positions = np.arange(int(sizes.sum())) + np.repeat(offsets - (ends - sizes), sizes)
-        index = torch.from_numpy(positions).to(self._flat.device)
-        return np.array(self._flat[index].cpu().numpy())
+        index = torch.from_numpy(positions).to(self.flat.device)
+        return np.array(self.flat[index].cpu().numpy())
 
     def scatter(self, offsets: Offsets, sizes: Offsets, data: Bytes) -> None:
         """The inverse of `gather`; of pieces that overlap the last one stays."""
         import torch
 
-        there, at = torch.from_numpy(np.array(data)).to(self._flat.device), 0
+        there, at = torch.from_numpy(np.array(data)).to(self.flat.device), 0
         for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
-            self._flat[offset : offset + size] = there[at : at + size]
+            self.flat[offset : offset + size] = there[at : at + size]
             at += size
-        if self._flat.device.type == "cuda":
+        if self.flat.device.type == "cuda":
             # A transfer that has ended has ended for whoever reads it on another stream, too.
-            torch.cuda.synchronize(self._flat.device)
+            torch.cuda.synchronize(self.flat.device)
 
 
 class _Array:

@@ -132,7 +132,7 @@ class _Pool:
         ids = np.asarray(
             block_ids if isinstance(block_ids, np.ndarray) else list(block_ids), dtype=np.int64
         )
-        if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= self.count):
+        if ids.size and (int(np.min(ids)) < 0 or int(np.max(ids)) >= self.count):
             raise IndexError(f"{self.engine} has blocks 0 to {self.count - 1}")
         return ids
 

@@ -5,13 +5,20 @@ The connector moves what is on the device; what is compared was read back from t
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from pd_testkit.fabric.device_memory import device_memory_at
+
 if TYPE_CHECKING:
     from pd_testkit.fabric.memory import Bytes
+
+
+_PAGE = 4096
+"""Bytes. As the caches of a model are, which are large: vLLM's MoRIIO registers whole pages."""
 
 
 class Mirror:
@@ -25,7 +32,7 @@ class Mirror:
     """
 
     def __init__(self, device: str, shared: Bytes) -> None:
-        self.tensor = torch.zeros(len(shared), dtype=torch.uint8, device=device)
+        self.tensor, self._whole = _paged(len(shared), device)
         self._shared = shared
         self._known = np.zeros_like(shared)
         """What both had when they were last compared."""
@@ -51,3 +58,14 @@ class Mirror:
         """What was asked of the GPU is done: whoever moves its bytes asks no stream."""
         if self.tensor.device.type != "cpu":
             torch.cuda.synchronize(self.tensor.device)
+
+
+def _paged(nbytes: int, device: str) -> tuple[torch.Tensor, object]:
+    """Memory whose storage begins at a page, all zero, and what owns it."""
+    if device == "cpu":
+        memory = mmap.mmap(-1, nbytes)
+        return torch.frombuffer(memory, dtype=torch.uint8), memory
+    whole = torch.zeros(nbytes + _PAGE, dtype=torch.uint8, device=device)
+    number = int(whole.device.index or 0)
+    address = -(-whole.data_ptr() // _PAGE) * _PAGE
+    return device_memory_at(address, nbytes, number).flat, whole

@@ -117,6 +117,8 @@ class WorkerDriver:
             self._scheduler.set_xfer_handshake_metadata_pp_aware(content)
 
     def step(self, orders: Sequence[Order], ended: WorkerReport) -> WorkerReport:
+        if self._mirrors:
+            self._push()
         turn: tuple[SchedulerOutput, Any, dict[RequestId, list[int]], bool] | None = None
         if self._scheduler is not None:
             self._take_in(ended)
@@ -126,12 +128,17 @@ class WorkerDriver:
         if self._seat.spec.tp_size > 1:
             turn = parallel_state.get_tp_group().broadcast_object(turn)
         assert turn is not None
-        for mirror in self._mirrors:
-            mirror.push()
         report = self._run(*turn)
         for mirror in self._mirrors:
             mirror.pull()
         return report
+
+    def _push(self) -> None:
+        """On all ranks, before the scheduler half may tell a writer of their blocks."""
+        for mirror in self._mirrors:
+            mirror.push()
+        if self._seat.spec.tp_size > 1:
+            parallel_state.get_tp_group().barrier()
 
     def finish(self, request_id: RequestId) -> Params | None:
         return self._end(request_id, RequestStatus.FINISHED_LENGTH_CAPPED)
