@@ -51,7 +51,7 @@ def merge(local: Sequence[int], remote: Sequence[int], sizes: Sequence[int]) -> 
         to, source, size = to[order], source[order], size[order]
     gap = to[1:] - to[:-1] - size[:-1]
     if (gap < 0).any():
-        raise ValueError(f"copies overlap after local offset {to[gap.argmin()]}")
+        raise ValueError(f"copies overlap after local offset {to[np.argmin(gap)]}")
     breaks = (gap > 0) | (source[1:] - source[:-1] != size[:-1])
     if breaks.all():
         return to.tolist(), source.tolist(), size.tolist()
