@@ -14,10 +14,14 @@ out=build/gpu
 mkdir -p "$out"
 
 infrastructure() {
-  "$@" || {
-    echo "gpu.sh: this machine is to blame: $*: exit status $?" >&2
+  local status=0
+  "$@" || status=$?
+  if ((status == 2)); then # it was called wrongly, which another try does not mend
+    exit 2
+  elif ((status)); then
+    echo "gpu.sh: this machine is to blame: $*: exit status $status" >&2
     exit 75
-  }
+  fi
 }
 
 "$bin/pd-testkit" doctor --json > "$out/doctor.json"

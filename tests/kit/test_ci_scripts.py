@@ -111,6 +111,12 @@ class TestGpu:
         assert self.part(machine, "l3") == 75
         assert calls(machine, "python") == []
 
+    def test_a_requirement_that_there_is_not_is_no_fault_of_the_machine(
+        self, machine: Path
+    ) -> None:
+        program(machine, "pd-testkit", '[[ "$*" != *--require* ]] || exit 2')
+        assert self.part(machine, "l3") == 2
+
     @pytest.mark.parametrize("command", ["info", "pull"])
     def test_a_docker_that_does_not_answer_is_the_machines_fault(
         self, machine: Path, command: str
