@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import metadata
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,11 @@ def test_all_that_is_missing_is_said() -> None:
         "this machine lacks an RDMA device (none in /sys/class/infiniband), and "
         "no-such-package-at-all is not installed"
     )
+
+
+def test_packages_are_told_in_one_order_however_they_were_marked() -> None:
+    one, other = ("no-such-package-a", ""), ("no-such-package-b", "")
+    said = {
+        Needs(packages=order).lacking(Hardware(), tuple) for order in permutations((one, other))
+    }
+    assert said == {"no-such-package-a is not installed, and no-such-package-b is not installed"}

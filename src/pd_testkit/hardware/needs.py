@@ -42,7 +42,8 @@ class Needs:
                     f"this machine lacks {wanted} GPU{'s' * (wanted > 1)} of {self.gpu_memory:g} "
                     f"GiB ({sizes})"
                 )
-        missing += [lack for name, least in self.packages if (lack := packages.lacks(name, least))]
+        needed = sorted(set(self.packages))
+        missing += [lack for name, least in needed if (lack := packages.lacks(name, least))]
         return ", and ".join(missing)
 
 
