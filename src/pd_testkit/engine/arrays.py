@@ -72,6 +72,13 @@ def largest(x: Array) -> Array:
     return x.amax(-1, keepdim=True)
 
 
+def total(x: Array) -> Array:
+    """Along the last axis, which stays, of length 1."""
+    if isinstance(x, np.ndarray):
+        return np.add.reduce(x, axis=-1, keepdims=True)
+    return x.sum(-1, keepdim=True)
+
+
 def exp(x: Array) -> Array:
     """In place. It is torch's, which has vector instructions for it on all processors: NumPy's
     takes three times as long for a prompt. One of them for all sizes, as they differ in last bits.

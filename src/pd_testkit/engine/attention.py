@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pd_testkit.engine.arrays import Array, beside, exp, largest, put, take
+from pd_testkit.engine.arrays import Array, beside, exp, largest, put, take, total
 from pd_testkit.engine.fixed_point import FINE_BITS, settle
 
 _Ints = npt.NDArray[np.int64]
@@ -224,7 +224,7 @@ def attend(queries: Array, keys: Array, values: Array, group: Group) -> Array:
     scores -= largest(scores)
     weights = settle(exp(scores), FINE_BITS)
     found = weights @ values
-    found /= weights.sum(axis=-1, keepdims=True)
+    found /= total(weights)
     found = settle(found, FINE_BITS)
     if count > 1:
         found = found.reshape(requests, -1, count, each, found.shape[-1]).swapaxes(1, 2)

@@ -64,6 +64,8 @@ def loud(x: Array) -> Array:
     """
     x = library(x).asarray(x, dtype=library(x).float64)
     whole = library(x).trunc(x)
+    if (x == whole).all():  # as nearly always
+        return x
     x -= whole
     x *= operand(x, _LARGE)
     x += whole

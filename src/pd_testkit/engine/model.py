@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pd_testkit.engine.arrays import Array, fetched, library, operand, placed, take
+from pd_testkit.engine.arrays import Array, fetched, library, operand, placed, take, total
 from pd_testkit.engine.attention import Batch, Step, attend
 from pd_testkit.engine.fixed_point import FINE_BITS, FOLD, fold, loud, odd, settle
 from pd_testkit.engine.shape import ModelShape
@@ -293,7 +293,7 @@ def _joined(found: Sequence[Array]) -> Array:
 
 def _norm(x: Array) -> Array:
     """RMSNorm, without a gain. The sum of squares is exact, and its root the nearest there is."""
-    length = library(x).sqrt((x * x).sum(axis=-1, keepdims=True))
+    length = library(x).sqrt(total(x * x))
     length *= operand(x, x.shape[-1] ** -0.5)
     length += operand(x, EPSILON)
     return settle(x / length)
