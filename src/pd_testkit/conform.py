@@ -107,18 +107,19 @@ def conform(
     options = {"target": target, "router": router, "source": source, "report": report}
     options |= {"layer": ",".join(layers) or None, "seed": None if seed is None else str(seed)}
     told = _Told(wanted or tuple(c.id for c in CLAUSES.values() if c.unit in units))
+    arguments = [
+        *("-p", "pd_testkit", "--pyargs", "pd_testkit.suites"),
+        # Whatever settings of pytest's there are where this is called.
+        *("-c", os.devnull, "--rootdir", str(Path(__file__).parent), "--noconftest"),
+        *("-p", "no:cacheprovider"),
+        *(f"--pd-{name}={value}" for name, value in options.items() if value is not None),
+    ]
     with _without_other_plugins():
-        code = pytest.main(
-            [
-                *("-p", "pd_testkit", "--pyargs", "pd_testkit.suites"),
-                # Whatever settings of pytest's there are where this is called.
-                *("-c", os.devnull, "--rootdir", str(Path(__file__).parent), "--noconftest"),
-                *("-p", "no:cacheprovider"),
-                *(f"--pd-{name}={value}" for name, value in options.items() if value is not None),
-            ],
-            plugins=[told],
-        )
-    sys.exit(told.end(pytest.ExitCode(code)))
+        try:
+            code = pytest.ExitCode(pytest.main(arguments, plugins=[told]))
+        except KeyboardInterrupt:  # a second one, while a driver did not come to its end
+            code = pytest.ExitCode.INTERRUPTED
+    sys.exit(told.end(code))
 
 
 @contextmanager
@@ -144,6 +145,8 @@ class _Told:
         self._problem = ""
         self._config: Any = None
         self._left = 0
+        self._now = ""
+        """The clause that is being checked."""
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -164,6 +167,13 @@ class _Told:
             click.echo(f"\r\x1b[K{self._left} to go: {location[2]}", err=True, nl=False)
         self._left -= 1
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self._now = f" in {clause_of(item)}"
+
+    def pytest_runtest_logfinish(self) -> None:
+        self._now = ""
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if (found := vars(report).get(VERDICT)) is not None and found["unusable"]:
             self._problem = found["unusable"]
@@ -179,7 +189,7 @@ class _Told:
         if code is pytest.ExitCode.NO_TESTS_COLLECTED:
             self._problem = self._problem or "there is no such clause in these layers"
         elif code is pytest.ExitCode.INTERRUPTED:
-            self._problem = self._problem or "interrupted: the rest was not checked"
+            self._problem = self._problem or f"interrupted{self._now}: the rest was not checked"
         if self._problem:
             click.echo(self._problem.replace("--pd-", "--"), err=True)
         return 2

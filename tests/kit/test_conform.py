@@ -146,5 +146,32 @@ def test_ctrl_c_ends_it_with_what_is_known_so_far(shop: Path) -> None:
         )
     )
     done = conform("--target", "stuck:Stuck", "--clause", "AGG-001", folder=shop, code=2)
-    assert done.stderr.splitlines()[-1] == "interrupted: the rest was not checked"
+    assert done.stderr.splitlines()[-1] == "interrupted in AGG-001: the rest was not checked"
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_twice_ends_a_driver_that_does_not_come_to_its_end(shop: Path) -> None:
+    (shop / "stuck.py").write_text(
+        textwrap.dedent(
+            """
+            import signal, os
+            from shop import Shop
+
+            class Stuck(Shop):
+                known_failures = ()
+                def aggregator(self, **how):
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                    return Endless(super().aggregator(**how))
+
+            class Endless:
+                def __init__(self, driver): self.driver = driver
+                def __getattr__(self, name): return getattr(self.driver, name)
+                def step(self, reports): os.kill(os.getpid(), signal.SIGINT)
+                def close(self): os.kill(os.getpid(), signal.SIGINT)
+            """
+        )
+    )
+    done = conform("--target", "stuck:Stuck", "--clause", "AGG-001", folder=shop, code=2)
+    assert done.stderr.splitlines()[-1] == "interrupted in AGG-001: the rest was not checked"
+    assert "Aborted" not in done.stderr
     assert "Traceback" not in done.stderr
