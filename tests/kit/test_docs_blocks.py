@@ -17,7 +17,7 @@ from pd_testkit.contract.clauses import CLAUSES
 from pd_testkit.hardware import needs
 from pd_testkit.targets.process import Children
 from tests.docs.blocks import ROOT, Block, blocks
-from tests.docs.session import Session
+from tests.docs.session import Session, roughly
 
 PAGES = sorted(
     page
@@ -60,6 +60,27 @@ def test_text_is_what_was_printed_or_drawn() -> None:
     found = [block for page in PAGES for block in blocks(page) if block.kind == "text"]
     assert found
     assert [f"{b.page}:{b.line}" for b in found if typed.search(b.text)] == []
+
+
+@pytest.mark.parametrize(
+    ("shows", "printed", "alike"),
+    [
+        (("at-once  kept  1.4  64",), ["health kept", "at-once   kept  2.0"], True),
+        (
+            ("60 of 60 requests", "goodput 4.05 requests/s"),
+            ["4 of 4", "goodput 1 requests/s"],
+            True,
+        ),
+        (("...", "pd moved 10.4 times"), ["pd moved 2.0 times"], True),
+        (("verdict: 2 MB/s",), ["result: 2 MB/s"], False),
+        (("first", "second"), ["second", "first"], False),
+        (("accurate: 22 kept",), [], False),
+    ],
+)
+def test_numbers_may_differ_from_those_that_a_page_shows(
+    shows: tuple[str, ...], printed: list[str], alike: bool
+) -> None:
+    assert roughly(shows, printed) is alike
 
 
 def test_the_class_of_the_readme_checks_its_target(pytester: pytest.Pytester) -> None:

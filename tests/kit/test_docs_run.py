@@ -20,7 +20,10 @@ from tests.docs.session import File, Ran, Session, exactly, roughly, steps
 from tests.e2e.running import Running, engine, running, stack
 from tests.kit.measured import load
 
-pytestmark = pytest.mark.xdist_group("test_docs_run")  # they share a stack
+pytestmark = [
+    pytest.mark.xdist_group("test_docs_run"),  # they share a stack
+    pytest.mark.timeout(600),  # of a page; each of its commands has a limit of its own
+]
 
 SESSIONS = ("docs/tutorial.md", "docs/how-to/debug-a-clause.md")
 """Run by test_docs_tutorial, and compared to the letter."""
@@ -147,13 +150,12 @@ GIVEN: dict[str, Callable[[Path], None]] = {
 }
 """What a page's reader has, besides a target."""
 
-RUNS = {
-    "docs/how-to/router.md": "pd-testkit proxy --port 8000 --prefill http://127.0.0.1:9001 "
-    "--decode http://127.0.0.1:9002 --connect-timeout 1",
-    "docs/targets-router.md": "pd-testkit proxy --port 8000 --prefill http://127.0.0.1:9001 "
-    "--decode http://127.0.0.1:9002 --connect-timeout 1",
-}
-"""What serves at a page's reader's before."""
+ROUTER = (
+    "pd-testkit proxy --port 8000 --prefill http://127.0.0.1:9001 --decode http://127.0.0.1:9002 "
+    "--health-interval 0"  # engines come later
+)
+RUNS = {"docs/how-to/router.md": ROUTER, "docs/targets-router.md": ROUTER}
+"""What serves where a page's reader is."""
 
 FOUND = ("examples/first_check/README.md",)
 """Pages whose commands find a bug: they exit with 1."""
