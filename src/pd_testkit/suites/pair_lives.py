@@ -56,7 +56,7 @@ class Aborts:
         run.pair.abort(Role.PRODUCER, "a")
         for _ in range(3):
             run.poll()
-        assert not run.is_told(order.prompt), "P's blocks are still read from"
+        assert not run.is_told(order.prompt), "P says sent, but its blocks are still read from"
         run.land(order)
         run.told(order.prompt)
         run.check()

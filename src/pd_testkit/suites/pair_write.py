@@ -53,7 +53,7 @@ class Writing:
             for _ in range(3):
                 run.poll()
             assert not run.is_over(held)
-            assert not run.is_told(held.prompt), "P's blocks are still written from"
+            assert not run.is_told(held.prompt), "P says sent, and its blocks still move"
             run.land(held)
             assert run.fabric.counters.faults[fault.name] == 1
         run.settle()
@@ -89,7 +89,7 @@ class Writing:
             for _ in range(3):
                 run.poll()
             assert not run.is_over(order), "P still writes into D's blocks"
-            assert not run.is_told(order.prompt), "P's blocks are still written from"
+            assert not run.is_told(order.prompt), "P says sent, and its blocks still move"
             run.land(order)
             run.told(order.prompt)
             run.check()
