@@ -22,6 +22,8 @@ CHECKS = ("tokens", "block-edges", "at-once")
 """Of ``pd-testkit accuracy``: by the oracle's tokens, of single requests and of many at once."""
 NAMES = {"p2p_nccl": "P2pNcclConnector"}
 """vLLM's, of connectors that a release may lack: it has been removed since."""
+ROUTERS = {"mooncake": "vllm-router"}
+"""Where the kit's own cannot hand KV over."""
 ORACLE_SHARE = 0.3
 """Of the memory of the GPU on which P is too."""
 
@@ -37,10 +39,38 @@ def has_connector(name: str) -> bool:
     return f'"{name}"' in factory.read_text("utf-8")
 
 
+def up(connector: str, folder: Path) -> list[str]:
+    """P on the first GPU, D on the second."""
+    return [
+        *(*running.KIT, "up", "--engine", "vllm", "--connector", connector, "--model", MODEL),
+        *("--router", ROUTERS.get(connector, "pd-testkit")),
+        *("--name", f"l3-{connector}", "--log-dir", str(folder / "logs")),
+        *("--prefill-gpus", "0", "--decode-gpus", "1", "--enforce-eager"),
+        *("--gpu-memory-utilization", "0.5", "--prefill-wait", "600", "--decode-wait", "600"),
+    ]
+
+
 def kept(file: Path) -> set[str]:
     checks = json.loads(file.read_text())["checks"]
     assert "failed" not in {check["outcome"] for check in checks}, checks
     return {check["name"] for check in checks if check["outcome"] == "kept"}
+
+
+@pytest.mark.pd_l2
+@pytest.mark.requires_package("pydantic")
+@pytest.mark.parametrize("connector", ["nixl", "p2p_nccl", "mooncake", "moriio"])
+def test_vllm_s_deployments_can_be_planned(connector: str, tmp_path: Path) -> None:
+    """Without a GPU too: a night is not to end at a wrong option."""
+    ended = subprocess.run(
+        [*up(connector, tmp_path), "--dry-run"],
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=running.PATIENCE_S,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count(f"vllm serve {MODEL} ") == 2
+    assert "--gpu-memory-utilization 0.5" in " ".join(ended.stdout.split())
 
 
 @pytest.mark.requires_package("vllm")
@@ -49,7 +79,14 @@ def kept(file: Path) -> set[str]:
     [
         pytest.param("nixl", marks=(*l3(2), pytest.mark.requires_package("nixl"))),
         pytest.param("p2p_nccl", marks=l3(2)),
-        pytest.param("mooncake", marks=(*l3(2), pytest.mark.requires_package("mooncake"))),
+        pytest.param(
+            "mooncake",
+            marks=(
+                *l3(2),
+                pytest.mark.requires_package("mooncake"),
+                pytest.mark.requires_package("vllm-router"),
+            ),
+        ),
         pytest.param(
             "moriio", marks=(*l3(2), pytest.mark.rdma, pytest.mark.requires_package("mori"))
         ),
@@ -66,14 +103,7 @@ def test_vllm_s_prefill_and_decode_are_accurate(connector: str, tmp_path: Path) 
     with serving.vllm_alone(tmp_path, MODEL, 0, ORACLE_SHARE) as oracle:
         accuracy = f"{' '.join(running.KIT)} accuracy --oracle {oracle} --json {seen}"
         ended = subprocess.run(
-            [
-                *running.KIT,
-                *("up", "--engine", "vllm", "--connector", connector, "--model", MODEL),
-                *("--name", f"l3-{connector}", "--log-dir", str(tmp_path / "logs")),
-                *("--prefill-gpus", "0", "--decode-gpus", "1", "--enforce-eager"),
-                *("--gpu-memory-utilization", "0.5"),
-                *("--prefill-wait", "600", "--decode-wait", "600", "--then", accuracy),
-            ],
+            [*up(connector, tmp_path), "--then", accuracy],
             env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
             capture_output=True,
             text=True,
