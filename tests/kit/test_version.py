@@ -98,7 +98,8 @@ def test_an_archive_of_a_tag_is_of_that_version(committed: Path, tmp_path: Path)
     git(committed, "tag", "--annotate", "--message", "Release", "v0.3.0")
     git(committed, "archive", "--output", str(tmp_path / "kit.tar"), "v0.3.0")
     with tarfile.open(tmp_path / "kit.tar") as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(tmp_path / "unpacked")
     assert version_of(tmp_path / "unpacked") == "0.3.0"
 
 

@@ -72,7 +72,9 @@ def unpacked(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution's one folder."""
     folder = tmp_path_factory.mktemp("sdist")
     with tarfile.open(build("sdist", checkout, folder)) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+        # Not as an argument, which Python has since 3.10.12 and 3.11.4; Debian's is 3.11.2.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder / "unpacked")
     (top,) = (folder / "unpacked").iterdir()
     return top
 

@@ -108,11 +108,13 @@ def unpack(sdist: Path, to: Path) -> None:
     """Only MoRIIO's unit tests and what they read: not vLLM, of which the installed one is tested,
     nor the conftest of all its tests, which needs a GPU's worth of packages."""
     with tarfile.open(sdist) as archive:
+        # Not as an argument, which Python has since 3.10.12 and 3.11.4; Debian's is 3.11.2.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
         for member in archive:
             inside = member.name.partition("/")[2]
             if inside == PROXY or (inside.startswith(f"{UNIT}/") and _is_wanted(Path(inside))):
                 member.name = inside
-                archive.extract(member, to, filter="data")
+                archive.extract(member, to)
     folder = to / MODEL
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
