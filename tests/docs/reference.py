@@ -231,6 +231,10 @@ def _schemas() -> Iterator[str]:
     yield "`--pd-report FILE`: see [report.md](../report.md), which a test holds to the code.\n"
 
 
+_MEMBER = "attribute&nbsp;or&nbsp;call"
+"""Of one piece, as browsers break names in narrow columns anywhere."""
+
+
 def _drivers() -> Iterator[str]:
     yield from _head(
         "Drivers",
@@ -238,7 +242,7 @@ def _drivers() -> Iterator[str]:
     )
     yield "## Target\n"
     yield drivers.text_of(drivers.Target) + "\n"
-    yield from _table(("", ""), [(_code(n), _cell(text)) for n, text in drivers.target_rows()])
+    yield from _table((_MEMBER, ""), [(_code(n), _cell(t)) for n, t in drivers.target_rows()])
     for protocol, units in drivers.units_of().items():
         factory = getattr(drivers.Target, drivers.FACTORIES[units[0]][0])
         yield f"## {protocol.__name__}\n"
@@ -246,17 +250,16 @@ def _drivers() -> Iterator[str]:
         asked = " and ".join(f"[{unit}](../contract.md#{unit})" for unit in units)
         yield f"Asked by {asked}. Made by `{drivers.call(factory)}`. {drivers.text_of(factory)}\n"
         rows = [(_code(n), needs, _cell(text)) for n, needs, text in drivers.driver_rows(protocol)]
-        yield from _table(("", "only with", ""), rows)
+        yield from _table((_MEMBER, "only with", ""), rows)
     yield "## Capabilities\n"
     yield "Which clauses need them: [the contract](../contract.md#capabilities).\n"
-    rows = [(_code(name), _cell(text)) for name, text in drivers.capability_rows()]
-    yield from _table(("", ""), rows)
+    yield from _table((_MEMBER, ""), [(_code(n), _cell(t)) for n, t in drivers.capability_rows()])
     yield "## Words\n"
     for word in drivers.words():
         yield f"### {word.__name__}\n"
         yield f"{drivers.text_of(word)}\n"
         fields = [(_code(n), _code(kind), _cell(text)) for n, kind, text in drivers.word_rows(word)]
-        yield from _table(("", "", ""), fields)
+        yield from _table((_MEMBER, "", ""), fields)
 
 
 def _attributes(text: str) -> dict[str, str]:
