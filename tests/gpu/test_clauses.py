@@ -6,6 +6,8 @@ By `pd-testkit conform`, in a process of its own: what is counted there is a tar
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,8 @@ CLAUSES = {
 """Asked of each connector of vLLM's."""
 MORI = ("moriio", "moriio-write")
 PATIENCE_S = 1500.0
+REPORTS = "PD_L3_REPORTS"
+"""Names a folder that the conformance reports, with a row for each clause, are left in."""
 
 
 def _asked() -> list[object]:
@@ -60,17 +64,19 @@ def test_vllm_s_connectors_keep_the_clauses_with_kv_on_a_device(
 ) -> None:
     """All that apply, and some do: with real bytes, which are read back from the device."""
     asked = CLAUSES[variant]
+    name = re.sub(r"\W+", "-", f"{variant}@{devices}")
+    report = Path(os.environ.get(REPORTS) or tmp_path).absolute() / name
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "pd_testkit", "conform"),
-            *("--target", f"vllm:{variant}@{devices}", "--report", str(tmp_path / "seen")),
+            *("--target", f"vllm:{variant}@{devices}", "--report", str(report)),
             *(word for clause in asked for word in ("--clause", clause)),
         ],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
     )
-    seen = tmp_path / "seen.json"
+    seen = report.with_suffix(".json")
     assert seen.exists(), ended.stdout + ended.stderr
     (target,) = json.loads(seen.read_text())["targets"]
     outcomes = {clause["id"]: clause["outcome"] for clause in target["clauses"]}

@@ -44,7 +44,7 @@ def test_the_table_shows_what_is_there() -> None:
         "missing     vllm",
         "memlock     unlimited",
         "net admin   no",
-        "variables   none of PD_ATOM_SOURCE, PD_L3_MODEL, PD_L3_SLOW_DEVICE",
+        "variables   none of PD_ATOM_SOURCE, PD_L3_MODEL, PD_L3_REPORTS, PD_L3_SLOW_DEVICE",
     ):
         assert line in told.splitlines()
 

@@ -19,7 +19,7 @@ from pd_testkit.hardware.nvidia import Ask
 PATIENCE_S = 20.0
 """For a command to answer; a driver that hangs must not hang the run."""
 DOCKER = ("docker", "version", "--format", "{{.Server.Version}}")
-VARIABLES = ("PD_ATOM_SOURCE", "PD_L3_MODEL", "PD_L3_SLOW_DEVICE")
+VARIABLES = ("PD_ATOM_SOURCE", "PD_L3_MODEL", "PD_L3_REPORTS", "PD_L3_SLOW_DEVICE")
 """Of the environment, that L3's tests read; see docs/gpu.md."""
 COMMANDS = ("vllm", "vllm-router", "sglang-router", "docker", "tc", "nvidia-smi", "rocm-smi")
 
