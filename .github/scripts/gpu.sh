@@ -33,12 +33,12 @@ fi
 
 case $part in
   l3)
-    "$bin/python" -m pytest tests/gpu --pd-require "$require" \
+    PD_L3_REPORTS="$out/clauses" "$bin/python" -m pytest tests/gpu --pd-require "$require" \
       --pd-report "$out/conformance" --junitxml "$out/junit.xml"
     ;;
   accuracy)
     "$bin/pd-testkit" up --engine vllm --runner docker --log-dir "$out/logs" \
-      --then "$bin/pd-testkit accuracy --json $out/accuracy.json"
+      --then "$bin/pd-testkit accuracy --oracle prefill --json $out/accuracy.json"
     ;;
   sweep)
     "$bin/pd-testkit" sweep tp block-size --set engine=vllm --set runner=docker \

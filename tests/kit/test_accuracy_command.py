@@ -64,8 +64,22 @@ def test_it_takes_the_stack_from_the_environment(urls: list[str], tmp_path: Path
 def test_without_anything_to_compare_with_it_fails(urls: list[str]) -> None:
     result = told("--check", "health", "--seed", "1", **environment(urls))
     assert result.exit_code == 1
-    assert "--oracle URL, or --dataset FILE" in result.output
+    assert "--oracle URL, --oracle prefill, or --dataset FILE" in result.output
     assert result.output.splitlines()[-1].startswith("NOT ACCURATE: 1 kept, 1 failed")
+
+
+def test_prefill_by_itself_can_be_the_oracle(urls: list[str]) -> None:
+    arguments = ("--oracle", "prefill", "--check", "tokens", "--seed", "1", "--endpoint", urls[0])
+    kept = told(*arguments, "--prefill-endpoint", urls[3])
+    assert kept.output.splitlines()[-1].startswith("accurate: 1 kept"), kept.output
+    silent = told(*arguments, "--prefill-endpoint", urls[1])  # it has no completions
+    assert silent.exit_code == 1
+
+
+def test_prefill_cannot_be_the_oracle_where_nobody_says_where_it_is(urls: list[str]) -> None:
+    result = told("--endpoint", urls[0], "--oracle", "prefill")
+    assert result.exit_code == 2
+    assert result.stderr == "--oracle prefill: say where P is by --prefill-endpoint URL\n"
 
 
 def test_a_model_without_a_stated_expectation_fails(urls: list[str], tmp_path: Path) -> None:

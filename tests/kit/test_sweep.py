@@ -99,6 +99,12 @@ def test_a_case_is_brought_up_on_free_ports_and_checked(tmp_path: Path) -> None:
     assert then == f"kit accuracy --seed 5 --json {folder}/accuracy.json"
 
 
+def test_real_engines_are_compared_with_their_own_prefill(tmp_path: Path) -> None:
+    run = Sweep(tmp_path, (), 1, 1.0, machine(), ("kit",))
+    *_, then = run.command(Case("vllm", {"engine": "vllm"}))
+    assert then.startswith("kit accuracy --oracle prefill --json ")
+
+
 def test_stacks_side_by_side_have_names_of_their_own(tmp_path: Path) -> None:
     run = Sweep(tmp_path, (), 2, 1.0, machine(), ("kit",))
     cases = built_in(SWEEPS, {})

@@ -30,6 +30,10 @@ CHECKS = {check.name: check for check in (*API_CHECKS, *TOKEN_CHECKS, *KV_CHECKS
 _SELF_TEST = {check.name: check for check in DETECTOR_CHECKS}
 
 
+_PREFILL = "prefill"
+"""As the oracle: the first P."""
+
+
 @dataclass(frozen=True)
 class _Told:
     """The command's options, as far as the deployment is made of them."""
@@ -52,7 +56,8 @@ class _Told:
     "oracle_url",
     default="",
     metavar="URL",
-    help="An aggregated endpoint of the same model, whose tokens are right.  "
+    help="An aggregated endpoint of the same model, whose tokens are right; or 'prefill': the "
+    "first P, asked to answer by itself, which hands nothing over.  "
     "[default: for CPU engines, one that is started]",
 )
 @click.option(
@@ -190,7 +195,7 @@ def _nothing_to_compare_with() -> Result:
         Outcome.FAILED,
         0.0,
         asked="what the answers are compared with",
-        expected="--oracle URL, or --dataset FILE",
+        expected="--oracle URL, --oracle prefill, or --dataset FILE",
         got="nothing",
     )
 
@@ -205,7 +210,7 @@ async def _deployment(told: _Told) -> AsyncIterator[Deployment]:
     questions = () if told.dataset is None else tuple(expectations.questions(told.dataset))
     async with options.reached(told.where) as found, AsyncExitStack() as stack:
         endpoint, engines = found.endpoint, found.engines
-        right, exact = told.oracle, False
+        right, exact = _oracle_url(told.oracle, engines), False
         if not right and not questions:
             one = engines.prefill[0] if engines.prefill else endpoint
             if (known := await oracle.cpu_engine(one)) is not None:
@@ -222,6 +227,18 @@ async def _deployment(told: _Told) -> AsyncIterator[Deployment]:
             _band(told, endpoint.model),
             told.admin_key,
         )
+
+
+def _oracle_url(told: str, engines: Engines) -> str:
+    """
+    Raises:
+        ValueError: it is to be P, and nobody said where P is.
+    """
+    if told != _PREFILL:
+        return told
+    if not engines.prefill:
+        raise ValueError("--oracle prefill: say where P is by --prefill-endpoint URL")
+    return engines.prefill[0].url
 
 
 async def _block_sizes(engines: Engines) -> tuple[int, ...]:

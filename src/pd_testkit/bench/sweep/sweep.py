@@ -153,7 +153,9 @@ class Sweep:
     def command(self, case: Case) -> list[str]:
         """What is run for a case."""
         folder = self._folder(case)
-        then = [*self.kit, "accuracy", *self.accuracy, "--json", str(folder / _SEEN)]
+        # The kit's own engines bring an oracle.
+        oracle = ["--oracle", "prefill"] if case.settings.get("engine") == "vllm" else []
+        then = [*self.kit, "accuracy", *oracle, *self.accuracy, "--json", str(folder / _SEEN)]
         name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]
         own = ["--name", f"sweep-{name}", "--log-dir", str(folder)]
         return [*self.kit, "up", *own, *FREE_PORTS, *case.arguments, "--then", shlex.join(then)]
