@@ -39,6 +39,7 @@ class Run:
         """There is one as soon as an L3 test was reported."""
         self._journal: Journal | None = None
         """There is one as soon as a clause was checked."""
+        self._hardware: Hardware | None = None
         self._target: Target | None = None
         self._versions: dict[str, str] = {}
 
@@ -68,11 +69,13 @@ class Run:
                 )
         return tuple(layer for layer in LAYERS if layer in chosen)
 
-    @cached_property
     def hardware(self) -> Hardware:
-        from pd_testkit.hardware import detect
+        """Looked for once, when asked. Not a property: pytest 8.2 reads all of a plugin's."""
+        if self._hardware is None:
+            from pd_testkit.hardware import detect
 
-        return detect()
+            self._hardware = detect()
+        return self._hardware
 
     def target(self) -> Target:
         """That of ``--pd-target``; it is not open yet.
@@ -112,7 +115,7 @@ class Run:
             needs = parse(given)
         except ValueError as wrong:
             raise pytest.UsageError(f"--pd-require {given}: {wrong}") from None
-        if lacking := needs.lacking(self.hardware, self._gpus):
+        if lacking := needs.lacking(self.hardware(), self._gpus):
             raise pytest.UsageError(f"--pd-require {given}: {lacking}")
 
     def _gpus(self) -> tuple[Gpu, ...]:
@@ -187,12 +190,12 @@ class Run:
         """The machine in a few lines; drivers are asked where there is a GPU."""
         from pd_testkit.hardware.machine import brief
 
-        return brief(self.hardware, self._gpus() if self.hardware.gpus else ())
+        return brief(self.hardware(), self._gpus() if self.hardware().gpus else ())
 
     def _header(self, target: str) -> str:
         return (
             f"pd-testkit {pd_testkit.__version__}: target {target}, seed {self.seed}, "
-            f"layers {' '.join(self.layers)}, {self.hardware}"
+            f"layers {' '.join(self.layers)}, {self.hardware()}"
         )
 
     # -- tests -------------------------------------------------------------------------------
@@ -211,7 +214,7 @@ class Run:
         if not {"gpus", "rdma", "gpu_memory", "requires_package"}.isdisjoint(item.keywords):
             from pd_testkit.hardware.marked import needs_of
 
-            if lacking := needs_of(item).lacking(self.hardware, self._gpus):
+            if lacking := needs_of(item).lacking(self.hardware(), self._gpus):
                 pytest.skip(f"not applicable: {lacking}")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -287,7 +290,7 @@ class Run:
         return Conformance(
             seed=self.seed,
             layers=self.layers,
-            hardware=str(self.hardware),
+            hardware=str(self.hardware()),
             kit=pd_testkit.__version__,
             python=platform.python_version(),
             platform=platform.platform(),
@@ -320,7 +323,7 @@ class Run:
                     terminalreporter.write_line(line)
             terminalreporter.write_line(verdict(target, self.seed), **colour)
         if self._l3 is not None:
-            for line in self._l3.lines(str(self.hardware)):
+            for line in self._l3.lines(str(self.hardware())):
                 terminalreporter.write_line(line)
         if self.written:
             terminalreporter.write_line(f"report: {', '.join(map(str, self.written))}")
