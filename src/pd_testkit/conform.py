@@ -137,6 +137,13 @@ def _without_other_plugins() -> Iterator[None]:
             os.environ[name] = before
 
 
+class _Mute:
+    """What other plugins ask pytest's own reporter for."""
+
+    def __init__(self, writer: Any) -> None:
+        self._tw = writer
+
+
 class _Told:
     """In place of pytest's own reporter: what became of these clauses, and nothing else."""
 
@@ -151,7 +158,9 @@ class _Told:
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         self._config = config
-        config.pluginmanager.unregister(name="terminalreporter")
+        reporter: Any = config.pluginmanager.unregister(name="terminalreporter")
+        # Before pytest 9 a failed assertion asks it for colours, and has no message without it.
+        config.pluginmanager.register(_Mute(reporter._tw), "terminalreporter")
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
