@@ -27,6 +27,7 @@ pytestmark = pytest.mark.xdist_group("test_engine_command")  # they share proces
 
 WAIT_S = 60.0
 KEY = "an-admin-key"
+NO_TORCH = "not applicable: torch is not installed"
 
 
 # Options: what is wrong is said in one line, before torch is imported
@@ -74,6 +75,7 @@ def test_a_port_that_is_taken_is_said_at_once() -> None:
 
 
 def test_a_cache_that_the_machine_cannot_have_is_refused() -> None:
+    pytest.importorskip("torch", reason=NO_TORCH)
     one_thread = {"OMP_NUM_THREADS": "1"}  # as the command has it for its process
     result = CliRunner().invoke(engine, ["--num-blocks", "100000000"], env=one_thread)
     assert result.exit_code == 2
@@ -115,6 +117,7 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Torch is imported once for all tests; the last of them to run does not end the engine."""
+    pytest.importorskip("torch", reason=NO_TORCH)
     log = tmp_path_factory.mktemp("engine") / "log"
     command = [sys.executable, "-m", "pd_testkit", "engine", "--served-model-name", "m"]
     command += ["--register", "tcp://127.0.0.1:9", "--heartbeat", "0.5", "--access-log"]

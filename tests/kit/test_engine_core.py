@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torch", reason="not applicable: torch is not installed")
+
 from pd_testkit.engine.generation import Generation, Hold, Load, Sampling
 from pd_testkit.engine.shape import SHAPES
 from tests.kit.engine_cores import (

@@ -10,6 +10,8 @@ from typing import Any
 import numpy.typing as npt
 import pytest
 
+pytest.importorskip("torch", reason="not applicable: torch is not installed")
+
 from pd_testkit.engine.core import EngineCore, Stopped
 from pd_testkit.engine.generation import (
     Generation,

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+pytest.importorskip("torch", reason="not applicable: torch is not installed")
+
 from pd_testkit.engine.core import EngineCore
 from pd_testkit.engine.generation import Generation, LoadFailed
 from pd_testkit.fabric import Corrupt, Fabric, Fail, Hang

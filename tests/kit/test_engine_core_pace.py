@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+pytest.importorskip("torch", reason="not applicable: torch is not installed")
+
 from pd_testkit.engine.generation import Generation
 from tests.kit.engine_cores import GREEDY, answer, core, ids, oracle, prompt_of, running
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torch", reason="not applicable: torch is not installed")
+
 from pd_testkit.engine.core import EngineCore
 from pd_testkit.engine.generation import Generation, Hold, Load, Sampling
 from pd_testkit.engine.shape import SHAPES

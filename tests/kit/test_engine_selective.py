@@ -10,6 +10,8 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+pytest.importorskip("torch", reason="not applicable: torch is not installed")
+
 from pd_testkit.engine.generation import Generation, Sampling
 from pd_testkit.engine.metrics import Metrics
 from tests.kit.engine_cores import answer, at_rest, core, ids, oracle, prefill, prompt_of, running

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+pytest.importorskip("torch", reason="not applicable: torch is not installed")
+
 from pd_testkit.engine.generation import Course, Generation, Hold, Load, Token
 from pd_testkit.engine.timeline import Answered, Following
 from pd_testkit.engine.wire import Here
