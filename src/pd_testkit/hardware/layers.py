@@ -43,6 +43,15 @@ def _package(name: str, extra: str) -> Need:
     return Need(lacks, f"pip install 'pd-testkit[{extra}]'")
 
 
+def _installed(name: str, get: str) -> Need:
+    """What no extra of the kit brings."""
+    return Need(lambda machine: "" if machine.version(name) else f"{name} is not installed", get)
+
+
+def _variable(name: str, get: str) -> Need:
+    return Need(lambda machine: "" if machine.variable(name) else f"{name} is not set", get)
+
+
 def _gpus(count: int) -> Need:
     get = "a runner with GPUs; in docker: --gpus all, or --device /dev/kfd --device /dev/dri"
     return Need(lambda machine: machine.hardware.lacks(rdma=False, gpus=count), get)
@@ -72,26 +81,20 @@ _RDMA = Need(
     "a runner with RDMA; in docker: --device /dev/infiniband --cap-add IPC_LOCK",
 )
 _MEMLOCK = Need(_memlock, "ulimit -l unlimited; in docker: --ulimit memlock=-1")
-_MORI = Need(
-    lambda machine: "" if machine.version("mori") else "mori is not installed",
-    "pip install git+https://github.com/ROCm/mori",
-)
+_MORI = _installed("mori", "pip install git+https://github.com/ROCm/mori")
 _NIXL = _package("nixl", "nixl")
 _VLLM = _command("vllm", "pip install vllm, or pd-testkit up --runner docker")
-_VLLM_PACKAGE = Need(
-    lambda machine: "" if machine.version("vllm") else "vllm is not installed",
-    "pip install vllm, in an environment of its own",
-)
-_MOONCAKE = Need(
-    lambda machine: "" if machine.version("mooncake") else "mooncake is not installed",
+_VLLM_PACKAGE = _installed("vllm", "pip install vllm, in an environment of its own")
+_MOONCAKE = _installed(
+    "mooncake",
     "pip install mooncake-transfer-engine; without CUDA mooncake-transfer-engine-non-cuda",
 )
-_ATOM = Need(
-    lambda machine: "" if machine.variable("PD_ATOM_SOURCE") else "PD_ATOM_SOURCE is not set",
+_ATOM = _variable(
+    "PD_ATOM_SOURCE",
     "git clone https://github.com/ROCm/ATOM and export PD_ATOM_SOURCE=$PWD/ATOM",
 )
-_SLOW_DEVICE = Need(
-    lambda machine: "" if machine.variable("PD_L3_SLOW_DEVICE") else "PD_L3_SLOW_DEVICE is not set",
+_SLOW_DEVICE = _variable(
+    "PD_L3_SLOW_DEVICE",
     "export PD_L3_SLOW_DEVICE=lo, or another network device that may be slowed down",
 )
 _NET_ADMIN = Need(
