@@ -6,10 +6,9 @@ import sys
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
-Offsets = npt.NDArray[np.int64]
+from pd_testkit.fabric.batch import Offsets
+from pd_testkit.fabric.memory import Bytes
 
 
 class DeviceMemory:

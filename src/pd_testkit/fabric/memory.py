@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from pd_testkit.fabric.batch import Offsets
     from pd_testkit.fabric.engine import Engine
 
 Bytes = npt.NDArray[np.uint8]
-_Offsets = npt.NDArray[np.int64]
 
 
 class Elsewhere(Protocol):
@@ -26,10 +26,10 @@ class Elsewhere(Protocol):
     def nbytes(self) -> int:
         """Its size."""
 
-    def gather(self, offsets: _Offsets, sizes: _Offsets) -> Bytes:
+    def gather(self, offsets: Offsets, sizes: Offsets) -> Bytes:
         """The bytes at these offsets, one piece after the other."""
 
-    def scatter(self, offsets: _Offsets, sizes: _Offsets, data: Bytes) -> None:
+    def scatter(self, offsets: Offsets, sizes: Offsets, data: Bytes) -> None:
         """The inverse of `gather`."""
 
 
