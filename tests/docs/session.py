@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tests.docs.blocks import ROOT, Command, blocks, commands
 
@@ -139,12 +139,7 @@ class Session:
     def run(self, text: str) -> Ran:
         return subprocess.run(
             ["bash", "-c", text],
-            cwd=self.folder,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            **self._process(),
             timeout=PATIENCE_S,
         )
 
@@ -157,12 +152,7 @@ class Session:
         """
         with subprocess.Popen(
             ["bash", "-c", f"exec {step.text}"],
-            cwd=self.folder,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            **self._process(),
         ) as process:
             try:
                 assert process.stdout is not None
@@ -190,6 +180,17 @@ class Session:
             yield
         finally:
             self.variables = before
+
+    def _process(self) -> dict[str, Any]:
+        """How each command is started."""
+        return {
+            "cwd": self.folder,
+            "env": self._environment(),
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
 
     def _environment(self) -> dict[str, str]:
         ours = ("PYTEST_", "COV_", "PD_")

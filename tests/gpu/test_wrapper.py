@@ -49,6 +49,12 @@ pytestmark = pytest.mark.timeout(900)
 IMPLEMENTATIONS = ["atom", pytest.param("vllm", marks=pytest.mark.requires_package("vllm"))]
 
 
+def everywhere(test: Callable[..., None]) -> Callable[..., None]:
+    """Each implementation, in each of the places."""
+    implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+    return implementations(pytest.mark.parametrize("places", PLACES)(test))
+
+
 class Side:
     """A `WrapperSide` in a process of its own."""
 
@@ -99,8 +105,7 @@ def start(request: pytest.FixtureRequest, pd_stubs: Callable[..., Installation])
         yield start
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("places", PLACES)
+@everywhere
 def test_a_tensor_s_packed_metadata_is_valid_and_round_trips(
     places: Places, implementation: str, start: Start, record_property
 ) -> None:
@@ -113,8 +118,7 @@ def test_a_tensor_s_packed_metadata_is_valid_and_round_trips(
     assert seen["device"] == (-1 if seen["index"] is None else seen["index"])
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("places", PLACES)
+@everywhere
 def test_a_consumer_reads_a_producer_s_blocks_and_no_other_byte_changes(
     places: Places, implementation: str, start: Start, record_property
 ) -> None:
@@ -132,8 +136,7 @@ def test_a_consumer_reads_a_producer_s_blocks_and_no_other_byte_changes(
     assert producer.peer.run("side.digest()") == digest(theirs)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("places", PLACES)
+@everywhere
 def test_a_read_from_a_producer_that_was_killed_fails_and_its_next_life_is_read(
     places: Places, implementation: str, start: Start, record_property
 ) -> None:
