@@ -301,6 +301,17 @@ def test_a_models_shape_may_be_told(tmp_path: Path) -> None:
     assert not (tmp_path / "c.jsonl").exists()
 
 
+def test_each_request_is_in_the_trace(tmp_path: Path) -> None:
+    """Of the client, as nobody else here tells a timeline."""
+    with serving(Deployment(2048)) as deployment:
+        result = ran(deployment, tmp_path / "r.jsonl", *SHORT, "--trace", str(tmp_path / "t.json"))
+    assert result.exit_code == 0, result.output
+    assert "Where 4 requests waited" in result.stdout
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    names = [event["name"] for event in events if event["ph"] == "X"]
+    assert {f"request {index}" for index in range(4)} <= set(names)
+
+
 def test_what_does_not_answer_is_said_in_one_line(tmp_path: Path) -> None:
     with serving(Deployment()) as deployment:
         gone = deployment

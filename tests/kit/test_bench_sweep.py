@@ -335,6 +335,18 @@ def test_a_dry_run_prints_the_commands(tmp_path: Path) -> None:
     assert cells[0] == "concurrency=1 prefill=2:"
     assert " bench --concurrency 1 --tag prefill=2 " in cells[1]
     assert len(cells) == 4
+    assert "--trace" not in said.stdout
+
+
+def test_each_cell_has_a_trace_beside_its_result(tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text("[[matrix]]\nconcurrency = [1, 2]\n")
+    words = ["bench", str(file), "--dry-run", "--trace", "--folder", "out"]
+    said = CliRunner().invoke(sweep, words, env={"PD_ENDPOINT": ""}).stdout.split()
+    after = [said[place + 1] for place, word in enumerate(said) if word == "--trace"]
+    results = [said[place + 1] for place, word in enumerate(said) if word == "--output"]
+    assert after == [result.replace(".jsonl", ".trace.json") for result in results]
+    assert len(set(after)) == 2
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from pd_testkit.bench.options import Where
 from pd_testkit.bench.recording import Recording, progress
 from pd_testkit.bench.results import Counted, Request
 from pd_testkit.bench.texts import Texts
+from pd_testkit.bench.trace.options import TraceWanted, trace, traced
 
 _LINK_NAMES = {name.lower(): name for name in LINKS}
 PD, DIRECT = "pd", "direct"
@@ -109,6 +110,7 @@ class _Plan:
 @options.seed()
 @options.output()
 @options.label()
+@trace()
 def bandwidth(
     where: Where,
     lengths: tuple[int, ...],
@@ -124,6 +126,7 @@ def bandwidth(
     seed: int,
     output: Path | None,
     label: str,
+    trace: TraceWanted | None,
 ) -> None:
     """Measure how fast the KV moves from prefill to decode.
 
@@ -156,7 +159,7 @@ def bandwidth(
             async with recording.begun(
                 "bandwidth", found, where, told, seed=seed, label=label, output=output
             ) as run:
-                return await _measured(run, plan)
+                return await _measured(run, plan, trace)
 
     try:
         sys.exit(asyncio.run(go()))
@@ -276,12 +279,13 @@ def _of_both(sides: tuple[Counters, Counters] | None, name: str) -> float | None
     return sum(known) if known else None
 
 
-async def _measured(run: Recording, plan: _Plan) -> int:
+async def _measured(run: Recording, plan: _Plan, trace: TraceWanted | None) -> int:
     found = run.found
     direct = [found.at(url, found.endpoint.model) for url in plan.direct]
     texts = await Texts.of(found.endpoint, *found.engines.decode, *direct)
-    probe = _Prober(run, plan, texts)
-    await run.carry_out(probe.go())
+    async with traced(run, trace):
+        probe = _Prober(run, plan, texts)
+        await run.carry_out(probe.go())
     against = sums.not_moved(probe.samples)
     nothing = _nothing_moved(probe.samples)
     warnings = [against] if against else []

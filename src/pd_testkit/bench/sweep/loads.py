@@ -66,6 +66,7 @@ class BenchSweep:
         machine: where stacks are brought up.
         existing: the variables of a deployment that is there already; empty: stacks are brought up.
         kit: the command ``pd-testkit``.
+        traced: a trace is written beside each result.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class BenchSweep:
     machine: Machine
     existing: Mapping[str, str]
     kit: tuple[str, ...] = (sys.executable, "-m", "pd_testkit")
+    traced: bool = False
 
     async def run(self, cells: Sequence[Cell]) -> AsyncGenerator[Done, None]:
         """Of each cell, those that are known first. Closing this takes down what runs."""
@@ -119,7 +121,9 @@ class BenchSweep:
 
     def command(self, cell: Cell) -> list[str]:
         """What measures a cell."""
-        return [*self.kit, "bench", *cell.arguments(self.seed, self.file(cell))]
+        file = self.file(cell)
+        trace = ["--trace", str(file.with_suffix(".trace.json"))] if self.traced else []
+        return [*self.kit, "bench", *cell.arguments(self.seed, file), *trace]
 
     def log(self, cell: Cell) -> Path:
         """Of the stack's ``pd-testkit up``."""

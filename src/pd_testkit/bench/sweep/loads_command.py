@@ -46,6 +46,12 @@ SUMMARY = "summary.csv"
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all prompts."
 )
+@click.option(
+    "--trace",
+    is_flag=True,
+    help="Write a trace beside each result, as pd-testkit bench --trace. Of what was measured "
+    "before there is none, without --fresh.",
+)
 @sweep_options.json_file("cells")
 @sweep_options.dry_run()
 def bench(
@@ -56,6 +62,7 @@ def bench(
     fresh: bool,
     limit_s: float,
     seed: int,
+    trace: bool,
     file: Path | None,
     dry_run: bool,
 ) -> None:
@@ -80,7 +87,8 @@ def bench(
         raise click.UsageError(str(problem)) from None
     if where.endpoint and not dry_run:
         where = _reached(where)
-    run = BenchSweep(folder, seed, limit_s, sweep_needs.here(), _variables(where))
+    machine, existing = sweep_needs.here(), _variables(where)
+    run = BenchSweep(folder, seed, limit_s, machine, existing, traced=trace)
     if dry_run:
         _commands(run, told)
         return
