@@ -56,15 +56,17 @@ class Time(PollingBase):
 
     @clause("POL-032")
     def test_a_failed_room_says_why(self, start: Callable[..., Run], short: float) -> None:
-        run = start(patience=(_MEETS * short, short))
+        run = start(patience=(short, short))
         alone, silent = run.room(1, [0], [1]), run.room(2, [1], [2], (1, 1))
-        run.open(silent)
+        run.open(silent, D)
         run.place(silent)
-        run.ready(silent)
         run.open(alone, P)
-        run.until(lambda: run.poll(P, alone).ended, "P gives up", within=_MEETS * short)
-        run.until(lambda: run.poll(D, silent).ended, "D gives up", within=short)
         for role, room in ((P, alone), (D, silent)):
+            run.until(
+                lambda role=role, room=room: run.poll(role, room).ended,
+                f"the {role} gives up",
+                within=short,
+            )
             why = run.rooms.failure(role, room.number)
             assert why.strip(), f"the {role} does not say why room {room.number} failed"
             assert "unknown" not in why.lower(), f"the {role} knows no reason: {why}"
@@ -73,7 +75,10 @@ class Time(PollingBase):
     def test_time_fails_its_own_room_only(self, start: Callable[..., Run], short: float) -> None:
         run = start(patience=(_MEETS * short, PATIENCE_S))
         alone, other = run.room(1, [0], [1]), run.room(2, [1, 2], [2, 3], (1, 1))
-        run.meet(other)
+        run.open(other, D)
+        run.place(other)
+        run.open(other, P)  # last: its patience begins here
+        run.ready(other)
         run.send(other, 1)
         run.open(alone, P)
         run.until(lambda: run.poll(P, alone).ended, "P gives up", within=_MEETS * short)
@@ -208,8 +213,10 @@ class Aborts(PollingBase):
             run.send(room, 1)
             run.rooms.abort(D, number)
             run.send(room)
-            run.fails(room)
+            run.fails(room, roles=[D])
             run.quieten(room)
+            # P may have sent all of it before it heard: then that is a success, on P.
+            run.reach(P, room, FAILED, SUCCESS)
             run.probe()
 
     @clause("POL-046")
@@ -226,8 +233,9 @@ class Aborts(PollingBase):
         while fabric.in_flight:
             assert not run.rooms.quiet(room.number), "quiet, while bytes are on their way"
             run.rooms.wait(0.1)
-        run.fails(room)
+        run.fails(room, roles=[D])
         run.quieten(room)
+        run.reach(P, room, FAILED, SUCCESS)  # as above
         fabric.withdraw(slow)
         run.probe()
 
