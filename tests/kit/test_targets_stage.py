@@ -55,7 +55,35 @@ class TestAColumn:
         _, [problem], _ = run(tmp_path, replace(AGGREGATOR, limit_s=0.01))
         assert "ran out of time" in problem
 
-    def test_that_fails_once_only_is_told_as_unsteady(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("again", [True, False])
+    def test_that_fails_in_part_is_asked_that_part_again(self, tmp_path: Path, again: bool) -> None:
+        (tmp_path / "partly.py").write_text(
+            "from pathlib import Path\n"
+            "from pd_testkit.targets.reference import ReferenceTarget\n"
+            "class Partly(ReferenceTarget):\n"
+            f"    bad = 3 if not Path('reference.again.log').exists() else {1 if again else 0}\n"
+            "    made = 0\n"
+            "    def aggregator(self, **asked):\n"
+            "        self.made += 1\n"
+            "        if self.made == self.bad: raise OSError('not now')\n"
+            "        return super().aggregator(**asked)\n"
+            "target = Partly()\n"
+        )
+        column = replace(AGGREGATOR, arguments=("--pd-target", "partly:target", "-k", "TestAggreg"))
+        [ran] = Stage(tmp_path, lambda line: None).run([column])
+        assert "not now" in (ran.problem if again else ran.unsteady)
+        assert bool(ran.problem) is again
+        asked, asked_again = (
+            [clause["id"] for clause in json.loads(file.read_text())["targets"][0]["clauses"]]
+            for file in (tmp_path / "reference.json", tmp_path / "reference.again.json")
+        )
+        assert len(asked_again) == 1
+        told = {each["id"]: each["outcome"] for each in ran.document["targets"][0]["clauses"]}
+        assert list(told) == asked
+        broken = [clause for clause, outcome in told.items() if outcome != "kept"]
+        assert broken == (asked_again if again else [])
+
+    def test_that_cannot_begin_is_begun_again(self, tmp_path: Path) -> None:
         (tmp_path / "once.py").write_text(
             "from pathlib import Path\n"
             "from pd_testkit.targets.reference import ReferenceTarget\n"
@@ -68,7 +96,7 @@ class TestAColumn:
         [ran] = Stage(tmp_path, lambda line: None).run([column])
         assert ran.problem == ""
         assert "the first time" in ran.unsteady
-        assert "the first time" in (tmp_path / "reference.first.log").read_text()
+        assert "the first time" in (tmp_path / "reference.log").read_text()
 
     def test_is_told_its_share_of_the_ports(self, tmp_path: Path) -> None:
         (tmp_path / "shared.py").write_text(

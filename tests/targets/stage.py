@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pd_testkit.report.conformance import Outcome
 from pd_testkit.targets import neighbours
 from tests.targets.columns import Column
 from tests.targets.environments import Environment, install
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 AT_ONCE = 3
 """Columns that run side by side, on two cores: much of a column's time is spent waiting. With four,
 clauses that have deadlines miss them."""
+SUITES = "pd_testkit.suites"
 _TAIL_LINES = 25
 SEED = 1
 
@@ -98,7 +100,7 @@ class Stage:
         The longest begin first, so that none of these runs on alone at the end; of those that poll
         there is one at a time. The results are in the order of the columns.
 
-        One that fails is run again, alone: other people's threads and timeouts decide some of what
+        What fails is asked again, alone: other people's threads and timeouts decide some of what
         is seen. What fails twice has failed, and what failed once is told.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -123,19 +125,22 @@ class Stage:
         return ran
 
     def _again(self, first: Ran) -> Ran:
-        log = self._folder / f"{first.column.name}.log"
-        log.rename(log.with_suffix(".first.log"))
-        second = self._one(first.column)
-        if second.problem:
-            return second
-        return replace(second, unsteady=first.problem)
+        """The clauses that failed; the whole column where it did not come as far as that."""
+        tests = _failed(first.document)
+        file = f"{first.column.name}.again"
+        second = self._one(first.column, tests=tests or (SUITES,), file=file)
+        if first.document is not None and tests:
+            second = replace(second, document=_joined(first.document, second.document))
+        return second if second.problem else replace(second, unsteady=first.problem)
 
-    def _one(self, column: Column, seat: int = 0) -> Ran:
-        report = self._folder / f"{column.name}.json"
+    def _one(
+        self, column: Column, seat: int = 0, tests: Sequence[str] = (SUITES,), file: str = ""
+    ) -> Ran:
+        report = self._folder / f"{file or column.name}.json"
         report.unlink(missing_ok=True)
-        log = self._folder / f"{column.name}.log"
+        log = report.with_suffix(".log")
         began = time.monotonic()
-        status = self._pytest(column, report, log, seat)
+        status = self._pytest(column, tests, report, log, seat)
         seconds = time.monotonic() - began
         document = json.loads(report.read_text("utf-8")) if report.is_file() else None
         problem = ""
@@ -148,12 +153,14 @@ class Stage:
         self._say(f"{column.name}: {'FAILED' if problem else 'as known'}, {seconds:.0f} s")
         return Ran(column, problem, seconds, document)
 
-    def _pytest(self, column: Column, report: Path, log: Path, seat: int) -> int:
+    def _pytest(
+        self, column: Column, tests: Sequence[str], report: Path, log: Path, seat: int
+    ) -> int:
         """Its exit status; negative where it was ended."""
         python = column.environment.python if column.environment else Path(sys.executable)
         command = [
             *(str(python), "-m", "pytest", "-p", "pd_testkit.plugin"),
-            *("--pyargs", "pd_testkit.suites", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"),
+            *("--pyargs", *tests, "-q", "-p", "no:cacheprovider", "-p", "no:randomly"),
             *(*column.arguments, "--pd-seed", str(SEED), "--pd-report", str(report)),
         ]
         path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
@@ -197,3 +204,28 @@ class Stage:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _failed(document: dict[str, Any] | None) -> tuple[str, ...]:
+    """The tests of the clauses that the report says have failed, for pytest's ``--pyargs``."""
+    tests = {
+        clause["test"].partition("[")[0].partition("::")[2]
+        for clause in _clauses(document)
+        if Outcome(clause["outcome"]).fails
+    }
+    return tuple(f"{SUITES}.test_suites::{test}" for test in sorted(tests))
+
+
+def _joined(first: dict[str, Any], again: dict[str, Any] | None) -> dict[str, Any]:
+    """The first report, with the clauses that were asked again as they were then."""
+    told = {clause["id"]: clause for clause in _clauses(again)}
+    targets = [
+        {**target, "clauses": [told.get(each["id"], each) for each in target["clauses"]]}
+        for target in first["targets"]
+    ]
+    return {**first, "targets": targets}
+
+
+def _clauses(document: dict[str, Any] | None) -> list[dict[str, Any]]:
+    targets = document["targets"] if document is not None else ()
+    return [clause for target in targets for clause in target["clauses"]]
