@@ -17,6 +17,7 @@ from pd_testkit import reference
 from pd_testkit.contract import Target
 from pd_testkit.contract.clauses import CLAUSES
 from pd_testkit.suites.aggregator import AggregatorSuite
+from pd_testkit.suites.base import DEADLINE_S, SHORT_DEADLINE_S
 from pd_testkit.suites.discovery import DiscoverySuite
 from pd_testkit.suites.engine import EngineSuite
 from pd_testkit.suites.flow import FlowSuite
@@ -85,6 +86,11 @@ class Planted:
         return 0
 
     @pytest.fixture
+    def deadline_s(self, mutant: Mutant | None) -> float:
+        """What a planted bug keeps from happening is not waited for long."""
+        return DEADLINE_S if mutant is None else SHORT_DEADLINE_S
+
+    @pytest.fixture
     def target(self, mutant: Mutant | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
         monkeypatch.setenv("PD_EXAMPLES", "quick")
         self.mutant = mutant
@@ -149,8 +155,6 @@ class TestServerMutants(Planted, ServerSuite):
 class TestFlowMutants(Planted, FlowSuite):
     """The proxy as a server, with real engines behind it."""
 
-    patience_s = 4.0
-
 
 class TestPollingMutants(Planted, PollingSuite):
     """Senders on P and receivers on D, whose transfers are polled."""
@@ -158,8 +162,6 @@ class TestPollingMutants(Planted, PollingSuite):
 
 class TestRouterMutants(Planted, RouterSuite):
     """What a router promises beyond one flow."""
-
-    patience_s = 4.0
 
 
 @pytest.mark.parametrize("clause_id", CLAUSES)

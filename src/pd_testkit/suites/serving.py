@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -17,13 +16,10 @@ from pd_testkit.suites.flow_engines import Engine, Engines
 class Serving(Suite):
     """The fixtures of the suites that speak to a proxy as its clients do."""
 
-    patience_s: ClassVar[float] = math.inf
-    """A test waits no longer than this for what must come, if that is less than `deadline_s`."""
-
     @pytest.fixture
     def engines(self, target: Target, deadline_s: float) -> Iterator[Engines]:
         """The engines that the test asks for, and who holds which blocks."""
-        made = Engines(min(self.patience_s, deadline_s), target.engine_ports)
+        made = Engines(deadline_s, target.engine_ports)
         yield made
         made.close()
 
