@@ -60,7 +60,7 @@ class WorkerGroupDriver:
         self._crew = pool.take(size)
         self._group = WorkerGroup(self._crew.workers)
         self._answered = [0] * size  # at the end of the last step
-        self._failed = False
+        self._sound = True
 
     def tell(self, rank: int, *reports: WorkerReport) -> None:
         for report in reports:
@@ -81,7 +81,7 @@ class WorkerGroupDriver:
         try:
             out = self._group.step(timeout_s)
         except Exception:
-            self._failed = True
+            self._sound = False
             raise
         self._answered = [self._group.answered(rank) for rank in range(len(self._answered))]
         return None if out is None else WorkerReport(out.sent, out.received, out.failed)
@@ -95,6 +95,7 @@ class WorkerGroupDriver:
             self._group.take_in(left)
 
     def shutdown(self) -> None:
+        self._sound = False
         self._crew.workers.close(_GRACE_S)
 
     def alive(self, rank: int) -> bool:
@@ -104,7 +105,7 @@ class WorkerGroupDriver:
         """Workers that have answered every step go back to the pool; others end."""
         for script in self._crew.scripts:
             script.forget()
-        sound = not self._failed and all(map(self.alive, range(len(self._answered))))
+        sound = self._sound and all(map(self.alive, range(len(self._answered))))
         if sound and self._group.step(_PATIENCE_S) is not None:
             self._pool.give_back(self._crew)
         else:
