@@ -17,6 +17,9 @@ from pd_testkit.suites.meeting import HASTE_S, LOCAL, REMOTE, RETURN_S, Meets, b
 from pd_testkit.suites.peer_memory import check_known
 from pd_testkit.suites.tampering import Way, answers, silence, untouched
 
+_LOOKS = 4
+"""At the CPU time of a wait, until it is clear."""
+
 
 class Acquaintance:
     """What D knows of P once they have met."""
@@ -144,13 +147,17 @@ class Silence:
         met.until(lambda: bool(between.messages(Way.ASKED)), "D has not asked")
         gc.disable()  # its work is not the wait's
         try:
-            started, used = time.monotonic(), met.pair.cpu_seconds()
-            while (waited := time.monotonic() - started) < 0.5:
-                met.pair.wait(0.5 - waited)
-            used = met.pair.cpu_seconds() - used
+            for _ in range(_LOOKS):
+                started, used = time.monotonic(), met.pair.cpu_seconds()
+                while (waited := time.monotonic() - started) < 0.5:
+                    met.pair.wait(0.5 - waited)
+                used = met.pair.cpu_seconds() - used
+                told = f"{used:.2f} s of CPU time in {waited:.2f} s of waiting"
+                assert used < waited / 10, told
+                if used < waited / 50:  # what polls gets more, where others want the CPU too
+                    break
         finally:
             gc.enable()
-        assert used < waited / 10, f"{used:.2f} s of CPU time in {waited:.2f} s of waiting"
 
     @clause("HSK-033")
     def test_a_silent_peer_does_not_hold_up_another(self, meeting, spec):
