@@ -141,6 +141,15 @@ def test_the_frontier_is_marked(tmp_path):
     assert axes.get_xlabel() == "median end-to-end latency (ms)"
 
 
+def test_marks_of_runs_that_hardly_differ_are_whole(tmp_path):
+    run(tmp_path / "a.jsonl", [0.100], concurrency=1)
+    run(tmp_path / "b.jsonl", [0.101], concurrency=2)
+    for kind in ("throughput", "pareto"):
+        (axes,) = drawn(kind, tmp_path).axes
+        (ys,) = [[y for _, y in line] for line in lines(axes, 0)]
+        assert 0.9 < max(ys) / axes.get_ylim()[1] < 0.96
+
+
 def test_the_frontier_of_csvs_is_over_ttft(tmp_path):
     for concurrency, ttft, speed in ((1, 0.1, 10), (2, 0.2, 30)):
         name = f"run_model_x_conc{concurrency}_pt64_mt128.csv"

@@ -255,5 +255,5 @@ def plain_log(axis: Any) -> None:
 
 def from_zero(axes: Axes) -> None:
     """The y axis begins at 0, with room above the highest value."""
-    axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9))
+    axes.set_ylim(0, max(1.06 * axes.dataLim.y1, 1e-9))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))

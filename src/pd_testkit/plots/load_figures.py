@@ -214,7 +214,7 @@ def pareto(gathered: Gathered, *, bare: bool = False) -> Drawing:
             told = f"{number(x)} {unit.name}, {number(y)} tokens/s"
             text = _of(group, f"{load_told}: {told}" if load_told else told)
             drawing.mark(axes, x, y, text, place)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.06 * axes.dataLim.x1)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axes.set_xlabel(f"{words} ({unit.name})")
     axes.set_ylabel("output tokens per second")
