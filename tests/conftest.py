@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Generator
 
 import pytest
+
+from pd_testkit.clause_limit import numbered
 
 pytest_plugins = ["pytester"]
 
@@ -44,20 +45,3 @@ def pytest_runtest_makereport(
             error.with_traceback(numbered(call.excinfo.tb))
         )
     return (yield)
-
-
-def numbered(traceback: types.TracebackType | None) -> types.TracebackType | None:
-    """The same entries; those without a line have their function's first."""
-    entries = []
-    while traceback is not None:
-        entries.append(traceback)
-        traceback = traceback.tb_next
-    for entry in reversed(entries):
-        line: int | None = entry.tb_lineno
-        traceback = types.TracebackType(
-            traceback,
-            entry.tb_frame,
-            entry.tb_lasti,
-            entry.tb_frame.f_code.co_firstlineno if line is None else line,
-        )
-    return traceback

@@ -64,6 +64,13 @@ from pd_testkit.targets import load
     help="Check this clause only, such as FLOW-023. May be repeated.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Of all that is random.  [default: any]")
+@click.option(
+    "--clause-timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="For a clause's setup, call and teardown, each: one that hangs is broken, and the next "
+    "has its turn; 0: none.  [default: 300; 6000 with PD_EXAMPLES=thorough]",
+)
 @click.option("--report", metavar="FILE", help="Write FILE.json and FILE.html.")
 def conform(
     target: str | None,
@@ -75,6 +82,7 @@ def conform(
     layers: tuple[str, ...],
     clauses: tuple[str, ...],
     seed: int | None,
+    clause_timeout: float | None,
     report: str | None,
 ) -> None:
     """Check which clauses of the contract a target keeps.
@@ -106,6 +114,7 @@ def conform(
         _refuse(str(error).replace("--pd-", "--"))
     options = {"target": target, "router": router, "source": source, "report": report}
     options |= {"layer": ",".join(layers) or None, "seed": None if seed is None else str(seed)}
+    options["clause-timeout"] = None if clause_timeout is None else str(clause_timeout)
     told = _Told(wanted or tuple(c.id for c in CLAUSES.values() if c.unit in units))
     arguments = [
         *("-p", "pd_testkit", "--pyargs", "pd_testkit.suites"),

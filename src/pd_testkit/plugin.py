@@ -66,6 +66,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--pd-seed", metavar="N", help="seed of all that is random; drawn and shown by default"
     )
     group.addoption(
+        "--pd-clause-timeout",
+        metavar="SECONDS",
+        help="for the setup, the call and the teardown of a clause's check, each: one that hangs "
+        "is broken, and the next has its turn; 0: none; default: 300, and 6000 with "
+        "PD_EXAMPLES=thorough",
+    )
+    group.addoption(
         "--pd-report",
         metavar="FILE",
         help="write the conformance report to FILE.json and FILE.html",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
+import signal
 from collections.abc import Generator
 from dataclasses import asdict
 from functools import cached_property
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 VERDICT = "pd_verdict"
 """The attribute of a report that holds its verdict, as plain data."""
 LAYERS = ("l1", "l2", "l3")
+CLAUSE_S = 300.0
+"""For setup, call and teardown of a clause's check, each. The longest that a real target has taken
+are 74 s, to open it on a busy machine."""
+THOROUGH = 20
+"""Times as many examples, and seconds, with ``PD_EXAMPLES=thorough``."""
 
 
 class Run:
@@ -68,6 +75,19 @@ class Run:
                     f"--pd-layer {given}: there is no layer {name!r}; choose of {','.join(LAYERS)}"
                 )
         return tuple(layer for layer in LAYERS if layer in chosen)
+
+    def clause_timeout_s(self) -> float:
+        """0: none."""
+        given = self.config.getoption("--pd-clause-timeout")
+        if given is None:
+            return CLAUSE_S * (THOROUGH if os.environ.get("PD_EXAMPLES") == "thorough" else 1)
+        try:
+            seconds = float(given)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            raise pytest.UsageError(f"--pd-clause-timeout {given}: not a number of seconds")
+        return seconds
 
     def hardware(self) -> Hardware:
         """Looked for once, when asked. Not a property: pytest 8.2 reads all of a plugin's."""
@@ -141,7 +161,7 @@ class Run:
         elif self.config.getoption("--pd-router"):
             raise pytest.UsageError("--pd-router without --pd-target: say --pd-target router")
         self.require()
-        _ = self.layers, self.seed
+        _ = self.layers, self.seed, self.clause_timeout_s()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -157,6 +177,11 @@ class Run:
 
                 if clause_id in CLAUSES:
                     item.add_marker(f"pd_{CLAUSES[clause_id].layer}")
+        seconds = self.clause_timeout_s()
+        if seconds and hasattr(signal, "setitimer") and any(map(clause_of, items)):
+            from pd_testkit.clause_limit import ClauseLimit
+
+            self.config.pluginmanager.register(ClauseLimit(seconds), "pd_testkit_clause_limit")
         others = {f"pd_{layer}" for layer in LAYERS if layer not in self.layers}
         left_out = {item for item in items if others & {mark.name for mark in item.iter_markers()}}
         if left_out:

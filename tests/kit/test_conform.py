@@ -150,6 +150,34 @@ def test_ctrl_c_ends_it_with_what_is_known_so_far(shop: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_driver_that_hangs_is_broken_and_the_next_clause_has_its_turn(shop: Path) -> None:
+    (shop / "stuck.py").write_text(
+        textwrap.dedent(
+            """
+            import threading
+            from shop import Shop
+
+            class Stuck(Shop):
+                known_failures = ()
+                def aggregator(self, **how):
+                    return Endless(super().aggregator(**how))
+
+            class Endless:
+                def __init__(self, driver): self.driver = driver
+                def __getattr__(self, name): return getattr(self.driver, name)
+                def step(self, reports):
+                    threading.Event().wait()  # line 14
+            """
+        )
+    )
+    asked = ("--clause", "AGG-001", "--clause", "AGG-003", "--clause-timeout", "0.2")
+    done = conform("--target", "stuck:Stuck", *asked, folder=shop, code=1)
+    for clause in ("AGG-001", "AGG-003"):
+        told = f"{clause} has not ended after 0.2 s ({shop}/stuck.py:14)"
+        assert told in done.stdout
+    assert f'"{shop}/stuck.py", line 14 in step' in done.stderr, "the stack, from wherever it hangs"
+
+
 def test_ctrl_c_twice_ends_a_driver_that_does_not_come_to_its_end(shop: Path) -> None:
     (shop / "stuck.py").write_text(
         textwrap.dedent(

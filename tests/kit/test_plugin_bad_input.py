@@ -166,6 +166,12 @@ def test_a_known_failure_of_no_clause_is_an_error(repository: Repository) -> Non
     )
 
 
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])
+def test_a_limit_of_time_is_a_number_of_seconds(repository: Repository, given: str) -> None:
+    line = error_line(repository.run(f"--pd-clause-timeout={given}"))
+    assert line == f"--pd-clause-timeout {given}: not a number of seconds"
+
+
 def test_a_missing_source_is_named(repository: Repository) -> None:
     result = repository.run("--pd-source", "/no/such/tree", target="atom")
     assert error_line(result) == "--pd-target atom: there is no folder /no/such/tree (--pd-source)"

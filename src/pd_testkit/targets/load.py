@@ -117,9 +117,14 @@ def place(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
+    return where(traceback.extract_tb(error.__traceback__))
+
+
+def where(stack: traceback.StackSummary) -> str:
+    """The same of a stack."""
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in stack
         if frame.filename not in (__file__, importlib.__file__)
         and not frame.filename.startswith("<")
     ]
