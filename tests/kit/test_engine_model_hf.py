@@ -17,11 +17,14 @@ from pd_testkit.engine.model import Batch  # noqa: E402
 
 from .engine_texts import new_caches, one_thread  # noqa: E402
 
-# Imported by the tests that run, as it takes seconds.
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None,
-    reason="not applicable: the extra hf is not installed",
-)
+# Imported by the tests that run, in one worker, as it takes seconds.
+pytestmark = [
+    pytest.mark.xdist_group("test_engine_model_hf"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("transformers") is None,
+        reason="not applicable: the extra hf is not installed",
+    ),
+]
 
 single = pytest.fixture(autouse=True)(one_thread)
 

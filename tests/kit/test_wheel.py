@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("test_wheel")  # they share what is built
+
 ROOT = Path(__file__).parents[2]
 
 BUILD = """
