@@ -149,7 +149,7 @@ def test_a_silent_engine_is_a_504_after_the_read_timeout(leg: str) -> None:
     seen = asyncio.Event()
 
     async def scenario() -> None:
-        settings = Settings(protocol="nixl", retries=0, read_timeout_s=0.1)
+        settings = Settings(protocol="nixl", retries=0, read_timeout_s=0.5)
         async with bed(**{leg: silent}, settings=settings) as b:
             assert (await b.post(ASKED)).status == 504
             await seen.wait()  # its connection was closed

@@ -262,7 +262,7 @@ def test_engines_register_and_say_goodbye() -> None:
 
 def test_an_engine_that_falls_silent_expires() -> None:
     async def scenario() -> None:
-        async with bed(settings=Settings(protocol="nixl", lifetime_s=0.2)) as b:
+        async with bed(settings=Settings(protocol="nixl", lifetime_s=1.0)) as b:
             silent = Engine("decode", "http://127.0.0.1:9", static=False)
             b.server.router.registry.register(silent, monotonic())
             assert (await b.get("/health")).json()["decode"] == 2

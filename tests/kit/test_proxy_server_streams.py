@@ -107,7 +107,7 @@ def test_an_engine_that_falls_silent_in_mid_stream_is_given_up() -> None:
         await connection.gone()
 
     async def scenario() -> None:
-        settings = Settings(protocol="nixl", read_timeout_s=0.1)
+        settings = Settings(protocol="nixl", read_timeout_s=0.5)
         async with bed(decode=stalls, settings=settings) as b:
             client = await b.client()
             client.ask(STREAMED)
