@@ -16,6 +16,7 @@ import pd_testkit
 from pd_testkit import reference
 from pd_testkit.contract import Target
 from pd_testkit.contract.clauses import CLAUSES
+from pd_testkit.suites import registrations
 from pd_testkit.suites.aggregator import AggregatorSuite
 from pd_testkit.suites.base import DEADLINE_S, SHORT_DEADLINE_S
 from pd_testkit.suites.discovery import DiscoverySuite
@@ -146,6 +147,10 @@ class TestWorkersMutants(Planted, WorkersSuite):
 
 class TestDiscoveryMutants(Planted, DiscoverySuite):
     """How instances register with the proxy."""
+
+    @pytest.fixture(autouse=True)
+    def _deadline(self, deadline_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(registrations, "DEADLINE_S", deadline_s)
 
 
 class TestServerMutants(Planted, ServerSuite):
