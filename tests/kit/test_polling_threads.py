@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
-from pd_testkit.targets.process.polling import lowered
+import pytest
+
+from pd_testkit.targets.process.polling import lowered, nixl_pauses
 
 LIBC = ctypes.CDLL(None)
 
@@ -58,3 +62,17 @@ def test_pythons_threads_and_those_with_a_name_keep_theirs() -> None:
         assert pythons.native_id is not None
         assert priority(pythons.native_id) == priority(0)
         assert priority(named) == priority(0)
+
+
+def test_an_agent_of_nixls_is_constructed_with_a_pause_of_a_millisecond(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bindings = SimpleNamespace(nixlAgent=lambda name, config: (name, config.pthrDelay))
+    monkeypatch.setitem(sys.modules, "nixl", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "nixl._api", SimpleNamespace(nixlBind=bindings))
+    nixl_pauses.cache_clear()
+    try:
+        nixl_pauses()
+    finally:
+        nixl_pauses.cache_clear()
+    assert bindings.nixlAgent("prefill", SimpleNamespace(pthrDelay=0)) == ("prefill", 1000)

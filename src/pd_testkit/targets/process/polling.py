@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 _LOW = 10
 """Of threads that run when others rest, and are not starved: a transfer has its deadline."""
 _TASKS = Path("/proc/self/task")
+_PAUSE_US = 1000
+"""NIXL takes whole milliseconds. An event ends the pause."""
 
 
 @contextmanager
@@ -27,6 +32,23 @@ def lowered() -> Iterator[None]:
     for thread in _nameless() - before - pythons:
         with suppress(ProcessLookupError):  # it has ended
             os.setpriority(os.PRIO_PROCESS, thread, _LOW)
+
+
+@cache
+def nixl_pauses() -> None:
+    """From now on, NIXL's progress threads wait for events, and look by themselves now and then.
+
+    How long they may wait is NIXL's own setting ``pthrDelay``; its Python sets 0, with which each
+    agent's thread takes a whole core.
+    """
+    bindings: Any = importlib.import_module("nixl._api").nixlBind
+    construct = bindings.nixlAgent
+
+    def agent(name: str, config: Any) -> Any:
+        config.pthrDelay = _PAUSE_US
+        return construct(name, config)
+
+    bindings.nixlAgent = agent
 
 
 def _nameless() -> set[int]:

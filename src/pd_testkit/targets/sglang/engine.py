@@ -22,7 +22,7 @@ from sglang.srt.utils.network import NetworkAddress
 
 from pd_testkit.contract import Role, TargetError, WorkerSpec
 from pd_testkit.fabric.shared_memory import SharedMemory
-from pd_testkit.targets.process.polling import lowered
+from pd_testkit.targets.process.polling import lowered, nixl_pauses
 from pd_testkit.targets.sglang.memory import aux_views, cache_views
 
 _NAP = 0.01
@@ -61,6 +61,8 @@ class Engine:
             from sglang.srt.distributed.device_communicators import mooncake_transfer_engine
 
             mooncake_transfer_engine.maybe_init_shared_mooncake_transfer_engine(gpu_id=0)
+        if backend == "nixl":
+            nixl_pauses()
         with lowered():  # NIXL's, of which each engine has one
             self.manager = self.kind(KVClassType.MANAGER)(
                 self._kv_args(spec), _MODES[role], arguments, spec.mla

@@ -29,7 +29,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from pd_testkit.contract import HandOff, RequestId, Role, WorkerReport
 from pd_testkit.fabric.shared_memory import SharedMemory
-from pd_testkit.targets.process.polling import lowered
+from pd_testkit.targets.process.polling import lowered, nixl_pauses
 from pd_testkit.targets.vllm import worker_config, worker_environment
 from pd_testkit.targets.vllm.connectors import CONNECTORS
 from pd_testkit.targets.vllm.mirror import Mirror
@@ -49,6 +49,9 @@ class WorkerDriver:
         else:
             worker_environment.without_accelerator()
             worker_environment.without_streams()
+            # Not on D, whose CPU time is asked for.
+            if "nixl" in connector.packages and seat.role is Role.PRODUCER:
+                nixl_pauses()
         self._taken = ExitStack()
         if seat.fabric:
             self._taken.enter_context(worker_environment.mori_on(seat.fabric))
