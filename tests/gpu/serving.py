@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.request import urlopen
 
 from tests.e2e import running
@@ -28,6 +28,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Served(NamedTuple):
+    """A process that leads a group of its own, and what starts it again."""
+
+    url: str
+    pid: int
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
 @contextmanager
 def served(
     folder: Path,
@@ -36,33 +45,17 @@ def served(
     port: int,
     environment: Mapping[str, str],
     path: str = "/health",
-) -> Iterator[str]:
-    """The URL of what the command serves at that port, once it answers at that path."""
+) -> Iterator[Served]:
+    """What the command serves at that port, once it answers at that path."""
     url, log = f"http://127.0.0.1:{port}", folder / f"{name}.log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
+    with running.started(command, environment, log) as process:
 
         def goes_on() -> None:
             told = log.read_text("utf-8", "replace")[-_SHOWN:]
             assert process.poll() is None, f"{name} ended with {process.returncode}: {told}"
 
-        try:
-            until(url + path, goes_on)
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(running.PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        until(url + path, goes_on)
+        yield Served(url, process.pid, command, environment)
 
 
 def until(url: str, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -95,8 +88,8 @@ def vllm_alone(folder: Path, model: str, gpu: int, share: float) -> Iterator[str
         *(str(Path(sys.executable).parent / "vllm"), "serve", model, "--enforce-eager"),
         *("--host", "127.0.0.1", "--port", str(port), "--gpu-memory-utilization", str(share)),
     ]
-    with served(folder, "oracle", command, port, on_gpu(gpu)) as url:
-        yield url
+    with served(folder, "oracle", command, port, on_gpu(gpu)) as oracle:
+        yield oracle.url
 
 
 @contextmanager
@@ -108,7 +101,7 @@ def atom(
     gpu: int,
     port: int,
     transfer: Mapping[str, object],
-) -> Iterator[str]:
+) -> Iterator[Served]:
     """ATOM's server of that checkout, with this ``--kv-transfer-config``; none: it does both."""
     command = [
         *(sys.executable, "-m", "atom.entrypoints.openai_server", "--model", model),
@@ -118,8 +111,8 @@ def atom(
         command += ["--kv-transfer-config", json.dumps(transfer)]
     paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH", ""))))
     environment = {"PYTHONPATH": paths, **on_gpu(gpu)}
-    with served(folder, name, command, port, environment) as url:
-        yield url
+    with served(folder, name, command, port, environment) as engine:
+        yield engine
 
 
 @contextmanager
@@ -127,5 +120,5 @@ def proxy(folder: Path, *arguments: str) -> Iterator[str]:
     """The kit's, which may have no engines yet."""
     port = free_port()
     command = [*running.KIT, "proxy", "--port", str(port), *arguments]
-    with served(folder, "proxy", command, port, {}, "/liveness") as url:
-        yield url
+    with served(folder, "proxy", command, port, {}, "/liveness") as router:
+        yield router.url

@@ -112,7 +112,7 @@ def test_many_requests_at_once_are_each_answered_as_alone(bed: Bed) -> None:
     """And all blocks are free again on both sides."""
     import aiohttp
 
-    from tests.e2e.test_stack_kills import all_given_back, asked_all
+    from tests.e2e.kills import all_given_back, asked_all
 
     async def seen() -> None:
         async with aiohttp.ClientSession() as session:
@@ -130,7 +130,7 @@ def test_a_hand_off_that_nobody_reads_is_given_back_after_a_short_lease(bed: Bed
     """Its D never comes; P's blocks are free again."""
     import aiohttp
 
-    from tests.e2e.test_stack_kills import all_given_back, prompt
+    from tests.e2e.kills import all_given_back, prompt
 
     async def seen() -> None:
         async with aiohttp.ClientSession() as session:
@@ -147,15 +147,16 @@ def test_a_hand_off_that_nobody_reads_is_given_back_after_a_short_lease(bed: Bed
     asyncio.run(asyncio.wait_for(seen(), running.PATIENCE_S))
 
 
-@pytest.mark.timeout(4 * running.PATIENCE_S)
+@pytest.mark.timeout(6 * running.PATIENCE_S)
 @pytest.mark.parametrize("device", DEVICES[1:])
-def test_p_d_and_router_may_be_killed_under_load(
+def test_p_d_and_router_may_be_killed_under_load_and_engines_start_again(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property
 ) -> None:
     """The same as on the CPU, where `tests/e2e/test_stack_kills.py` runs it."""
-    from tests.e2e.test_stack_kills import PREFILL, kill_one_after_the_other
+    from tests.e2e import kills
+    from tests.e2e.test_stack_kills import KILLED, PREFILL
 
-    record_property("clauses", "FLOW-018 FLOW-019 PAIR-065")
+    record_property("clauses", "FLOW-018 FLOW-019 PAIR-065 PAIR-067 PAIR-068")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     on = f"--device {device}"
     options = ("--prefill", "2", "--decode", "2", "--prefill-args", f"{PREFILL} {on}")
@@ -163,7 +164,8 @@ def test_p_d_and_router_may_be_killed_under_load(
         running.engine(tmp_path, "oracle", "--role", "both", *on.split()) as oracle,
         running.stack(tmp_path, *options, "--decode-args", on) as starting,
     ):
-        asyncio.run(kill_one_after_the_other(starting.ready(), oracle.ready()["url"]))
+        bed = kills.of_stack(starting.ready(), oracle.ready()["url"], tmp_path)
+        kills.kill_one_after_the_other(bed, *KILLED)
 
 
 @pytest.mark.parametrize("device", DEVICES)
