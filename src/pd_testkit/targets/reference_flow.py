@@ -22,8 +22,8 @@ _T = TypeVar("_T")
 
 _LEGS: dict[Role, Leg] = {Role.PRODUCER: "prefill", Role.CONSUMER: "decode"}
 
-_FAREWELL_S = 0.2
-"""Time for the clauses' engines, which are here, to take in that a client has left."""
+_FAREWELL_S = 1.0
+"""Time for the clauses' engines to take in that a client has left, on a busy machine too."""
 
 _PATIENCE_S = 10.0
 """For the server's loop to do what it is told."""
