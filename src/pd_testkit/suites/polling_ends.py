@@ -40,10 +40,13 @@ class Time(PollingBase):
         self._gives_up(run, D, room, began, short)
 
     def _gives_up(self, run: Run, role: Role, room: Room, began: float, patience: float) -> None:
-        run.until(lambda: run.poll(role, room).ended, f"the {role} gives up", within=patience)
+        self._ends(run, role, room, patience)
         took = run.rooms.now() - began
         assert run.poll(role, room) is FAILED, f"the {role} is {run.poll(role, room)}"
         assert took >= 0.9 * patience, f"the {role} gave up after {took:.2f} s of {patience:g}"
+
+    def _ends(self, run: Run, role: Role, room: Room, patience: float) -> None:
+        run.until(lambda: run.poll(role, room).ended, f"the {role} gives up", within=patience)
 
     @clause("POL-031")
     def test_what_d_gives_up_fails_on_p(self, start: Callable[..., Run], short: float) -> None:
@@ -62,11 +65,7 @@ class Time(PollingBase):
         run.place(silent)
         run.open(alone, P)
         for role, room in ((P, alone), (D, silent)):
-            run.until(
-                lambda role=role, room=room: run.poll(role, room).ended,
-                f"the {role} gives up",
-                within=short,
-            )
+            self._ends(run, role, room, short)
             why = run.rooms.failure(role, room.number)
             assert why.strip(), f"the {role} does not say why room {room.number} failed"
             assert "unknown" not in why.lower(), f"the {role} knows no reason: {why}"
