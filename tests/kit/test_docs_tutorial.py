@@ -13,6 +13,7 @@ EXAMPLE = ROOT / "examples" / "first_check"
 NOT_RUN = frozenset({"pip"})  # the kit is installed where its tests run
 
 
+@pytest.mark.timeout(600)  # each of its commands has a limit of its own
 def test_the_tutorial_is_a_session(tmp_path):
     session = Session(tmp_path, tmp_path / "bin", NOT_RUN)
     for step in steps(TUTORIAL):

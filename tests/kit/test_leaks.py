@@ -32,6 +32,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return made
 
 
+@pytest.mark.timeout(600)  # of all suites; each of their tests has a limit of its own
 @pytest.mark.parametrize("workers", [0, 2], ids=["serial", "xdist"])
 def test_the_suites_leave_nothing_behind(folders: tuple[Path, Path], workers: int) -> None:
     leaks, temporary = folders
