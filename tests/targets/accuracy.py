@@ -16,6 +16,8 @@ CASES = Path(__file__).with_name("accuracy.toml")
 KNOWN = {"sglang-router": {"logprobs"}}
 """Checks that a case fails, and has to fail for as long as it is here: sglang-router 0.3.2 sends
 answers with log probabilities as application/octet-stream."""
+_JOBS = 2
+"""Cases at a time, on two cores: a good part of each is spent waiting."""
 _LIMIT_S = 1800.0
 """Real seconds for all of them."""
 
@@ -32,6 +34,7 @@ def check(folder: Path, say: Callable[[str], None]) -> list[str]:
     told = folder / "accuracy.json"
     told.unlink(missing_ok=True)
     command = [str(python), "-m", "pd_testkit", "sweep", "--config", str(CASES), "--fresh"]
+    command += ["--jobs", str(_JOBS)]
     path = [str(python.parent), str(routers), os.environ.get("PATH", "")]
     environment = {
         **os.environ,
