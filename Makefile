@@ -1,7 +1,7 @@
-# `make check`: the L1 and L2 suites against the embedded reference. `make test`: all tests, three at a
-# time on two cores, as many wait. `make targets`: the suites against vLLM's and SGLang's connectors and
-# against routers, each installed with pinned versions into an environment of its own, in a cache
-# (PD_TARGETS=folder). All need Python 3.10+, make and a package index; they set up .venv on first use.
+# `make check`: the L1 and L2 suites against the embedded reference. `make test`: all tests. Both on two
+# cores. `make targets`: the suites against vLLM's and SGLang's connectors and against routers, each
+# installed with pinned versions into an environment of its own, in a cache (PD_TARGETS=folder).
+# All need Python 3.10+, make and a package index; they set up .venv on first use.
 #
 #   PYTHON=python3.12   the interpreter to build .venv with
 #   TORCH=torch==2.13.0 what to install as torch, before anything that depends on it;
@@ -19,7 +19,7 @@ check: $(VENV)/.ready
 	$(BIN)/python -m pytest tests/disaggregation -n 2 $(ARGS)
 
 test: $(VENV)/.ready
-	PD_EXAMPLES=thorough $(BIN)/python -m pytest tests -n 3 --dist loadgroup $(ARGS)
+	PD_EXAMPLES=thorough $(BIN)/python -m pytest tests -n 2 --dist loadgroup $(ARGS)
 
 # TARGETS="vllm-nixl vllm-router" runs these only; PD_ATOM_SOURCE names checkouts of ATOM.
 targets: $(VENV)/.ready
