@@ -15,7 +15,7 @@ from pd_testkit.suites.handshake_listener import Listens
 from pd_testkit.suites.handshake_refusal import Refuses
 from pd_testkit.suites.meeting import HASTE_S, LOCAL, REMOTE, RETURN_S, Meets, by_way_of
 from pd_testkit.suites.peer_memory import check_known
-from pd_testkit.suites.tampering import Way, answers, silence, untouched
+from pd_testkit.suites.tampering import Way, answers, silence
 
 _LOOKS = 4
 """At the CPU time of a wait, until it is clear."""
@@ -177,7 +177,6 @@ class Silence:
         met.start("late", by_way_of(between, met.hand_off("late")))
         met.until_ended("late")
         met.until(lambda: bool(between.messages(Way.ANSWERED)), "P has not answered")
-        between.tamper = untouched
         between.repeat_answers()
         met.until_received(lead=lambda source: by_way_of(between, source))
         assert not met.received["late"], "the load was given up, and its blocks with it"

@@ -83,6 +83,8 @@ class Interposer:
                         self._clients.send_multipart([client, *message])
             if self._orders in ready:
                 order = self._orders.recv()
+                if order == b"repeat":
+                    self.tamper = untouched
                 again = [(client, JUNK) for client in upstream]
                 for client, frames in self._passed[Way.ANSWERED] if order == b"repeat" else again:
                     self._clients.send_multipart([client, *frames])

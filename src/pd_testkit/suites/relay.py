@@ -106,6 +106,7 @@ class Relay:
             self._hang_up(source)
 
     def _repeat(self) -> None:
+        self.tamper = untouched  # here, so that nothing overtakes what was kept back
         for client, said in self._passed[Way.ANSWERED]:
             if client in self._peers:
                 _say(client, said)

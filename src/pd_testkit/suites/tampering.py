@@ -38,7 +38,8 @@ class Between(Protocol):
         """All that came that way so far, before tampering."""
 
     def repeat_answers(self) -> None:
-        """Give every answer of P's to D again, as P gave it; returns when that is done."""
+        """Give every answer of P's to D again, as P gave it, and pass from then on what comes;
+        returns when that is done."""
 
     def close(self) -> None:
         """Give all back."""
