@@ -46,7 +46,7 @@ class Batch:
     samples: Sequence[bool]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Requests that have as many new tokens each, and attend together.
 

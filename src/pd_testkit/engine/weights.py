@@ -29,7 +29,7 @@ END_LOUDNESS = 0.78
 """Of the logit of the text's end, as a part of the others'; about one token of 450 is one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadWeights:
     """Of attention with keys and values per KV head.
 
@@ -43,7 +43,7 @@ class HeadWeights:
     value: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LatentWeights:
     """Of multi-head latent attention.
 
@@ -64,7 +64,7 @@ class LatentWeights:
     value_up: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerWeights:
     """Of one layer.
 
@@ -81,7 +81,7 @@ class LayerWeights:
     down: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """Of the whole model, float64, on the CPU, each as (in, out). RMSNorms have none: their gains
     would be part of what follows.

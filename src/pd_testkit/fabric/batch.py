@@ -26,7 +26,7 @@ _CACHED = 64 * 1024
 """Bytes that go from scattered to scattered at a time: they stay in the second-level cache."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """``n`` copies of ``sizes`` bytes between offsets of a local and a remote memory.
 

@@ -37,7 +37,7 @@ class _Link:
     """Highest transfer id that landed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Flight:
     """A transfer on its way."""
 

@@ -27,7 +27,7 @@ class Ask:
     take: Callable[[Sequence[Any]], None] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """The requests of one transfer to one peer.
 

@@ -46,7 +46,7 @@ _NETWORK = ("nixlBackendError", "nixlRemoteDisconnectError")
 _log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Flight:
     order: Order
     transfer: Transfer

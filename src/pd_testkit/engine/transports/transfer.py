@@ -118,7 +118,7 @@ class Ledger:
         self._wake()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Order:
     """What is to be moved; checked against the sizes that both sides state.
 
