@@ -12,7 +12,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Torch is imported once for all tests; the last of them to run does not end the engine."""
     pytest.importorskip("torch", reason=NO_TORCH)
     log = tmp_path_factory.mktemp("engine") / "log"
-    command = [sys.executable, "-m", "pd_testkit", "engine", "--served-model-name", "m"]
+    with _serving([sys.executable, "-m", "pd_testkit"], log) as engine:
+        yield engine
+
+
+@contextmanager
+def _serving(kit: Sequence[str], log: Path) -> Iterator[Running]:
+    """Until it is told to end, and does."""
+    command = [*kit, "engine", "--served-model-name", "m"]
     command += ["--register", "tcp://127.0.0.1:9", "--heartbeat", "0.5", "--access-log"]
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -140,7 +148,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         finally:
             process.kill()
             process.wait()
-    lines = [json.loads(each) for each in log.read_text().splitlines()]
+    lines = [json.loads(each) for each in log.read_text().splitlines() if each[0] == "{"]
     assert [lines[0]["event"], lines[-1]["event"]] == ["serving", "ended"]
     assert KEY not in log.read_text()
 
@@ -221,3 +229,38 @@ def test_the_log_has_a_line_per_request_where_it_is_told_to(running: Running) ->
     log = running.log.read_text()
     assert "POST /v1/completions 200" in log
     assert "secret" not in log
+
+
+_ILL = """
+import threading
+from pd_testkit.cli import main
+from pd_testkit.engine.process import EngineProcess
+
+serves = EngineProcess._say_ready
+
+def falls_ill(self, *args):
+    serves(self, *args)
+    part = threading.Thread(target=lambda: 1 / 0, name="nic")
+    part.start()
+    part.join()
+
+EngineProcess._say_ready = falls_ill
+main()
+"""
+"""An engine of which a thread has died before anybody asks it."""
+
+
+def test_an_engine_of_which_a_thread_died_is_not_well_and_says_why(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason=NO_TORCH)
+    with _serving([sys.executable, "-c", _ILL], tmp_path / "log") as ill:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ill.get("/v1/completions", "POST", {"prompt": "x"})
+        with refused.value as answer:
+            assert answer.code in (500, 503)  # it ended under the request, or before
+        with pytest.raises(urllib.error.HTTPError) as unwell:
+            ill.get("/health")
+        with unwell.value as answer:
+            assert answer.code == 503
+    log = ill.log.read_text()
+    assert "Exception in thread nic:" in log
+    assert "ZeroDivisionError: division by zero" in log

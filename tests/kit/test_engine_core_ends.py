@@ -428,6 +428,23 @@ def test_a_bug_ends_all_answers_with_an_error(caplog: pytest.LogCaptureFixture) 
     assert "the engine's loop has ended" in caplog.text
 
 
+def test_a_thread_that_died_ends_all_answers_with_an_error() -> None:
+    async def run() -> None:
+        engine = core()
+        endless = Sampling(max_tokens=900, ignore_eos=True)
+        task = asyncio.create_task(answer(engine, Generation("r", (1, 2, 3), endless)))
+        await until(lambda: engine.stats().running == 1, "runs")
+        for _ in range(2):  # one thread's death may be another's
+            engine.fail("thread nic", ZeroDivisionError("no bytes"))
+        with pytest.raises(Stopped, match="thread nic has died: ZeroDivisionError: no bytes"):
+            await asyncio.wait_for(task, DEADLINE_S)
+        assert not engine.alive
+        engine.close()
+        engine.fail("thread nic", ZeroDivisionError("no bytes"))
+
+    asyncio.run(run())
+
+
 def test_a_core_that_is_closed_ends_its_answers() -> None:
     async def run() -> None:
         engine = core()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import queue
@@ -170,6 +171,16 @@ class EngineCore:
         """Have P free what it holds: the request was refused before the core was asked."""
         self._command(lambda: self._release(load))
 
+    def fail(self, part: str, bug: BaseException) -> None:
+        """A thread of the engine's has died: end all answers with that. On any thread."""
+
+        def end() -> None:
+            if self._error is None:
+                raise RuntimeError(f"{part} has died: {type(bug).__name__}: {bug}") from bug
+
+        with contextlib.suppress(Stopped):
+            self._command(end)
+
     def stats(self) -> Stats:
         """As of the last step."""
         return total(self._stats)
@@ -194,9 +205,9 @@ class EngineCore:
             error = Stopped(f"the engine has failed: {type(bug).__name__}: {bug}")
         with self._lock:
             self._alive = False
+            self._error = error
         for replica in self._replicas:
             self._send(replica.fail(error))
-        self._error = error
         while not self._commands.empty():  # who has just come
             self._commands.get()()
 
@@ -306,7 +317,7 @@ class EngineCore:
     def _command(self, command: Callable[[], None]) -> None:
         with self._lock:
             if not self.alive:
-                raise Stopped("the engine does not run")
+                raise Stopped(str(self._error or "the engine does not run"))
             self._commands.put(command)
         self.wake()
 

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
@@ -86,8 +87,9 @@ class EngineProcess:
             if getattr(problem, "errno", None) == errno.EADDRINUSE:
                 reason = f"--side-channel-port {port}: it is in use, or one of those after it"
             raise click.ClickException(reason) from None
-        usual = sys.getswitchinterval()
+        usual, hook = sys.getswitchinterval(), threading.excepthook
         sys.setswitchinterval(SWITCH_S)
+        threading.excepthook = self._on_death
         try:
             server = Server(self._engine(), about=self._about(), admin_key=admin_key)
             runner = web.AppRunner(
@@ -112,7 +114,14 @@ class EngineProcess:
         finally:
             sys.setswitchinterval(usual)
             self._core.close()
+            threading.excepthook = hook
             self._event("ended")
+
+    def _on_death(self, args: threading.ExceptHookArgs) -> None:
+        """A transport's thread, say: without it requests would wait for what cannot come."""
+        threading.__excepthook__(args)  # shows where
+        part = f"thread {args.thread.name}" if args.thread else "a thread"
+        self._core.fail(part, args.exc_value or args.exc_type())
 
     def _engine(self) -> Engine:
         settings, core = self._settings, self._core
