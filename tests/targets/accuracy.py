@@ -20,6 +20,8 @@ _JOBS = 2
 """Cases at a time, on two cores: a good part of each is spent waiting."""
 _LIMIT_S = 1800.0
 """Real seconds for all of them."""
+_TAIL, _WIDTH = 40, 300
+"""Lines of a log that are shown, and characters of each."""
 
 
 def check(folder: Path, say: Callable[[str], None]) -> list[str]:
@@ -51,11 +53,23 @@ def check(folder: Path, say: Callable[[str], None]) -> list[str]:
     if not told.exists():
         return [f"the sweep wrote nothing, exit status {status}"]
     cases = json.loads(told.read_text("utf-8"))["cases"]
-    wrong = [problem for problem in map(_wrong, cases) if problem]
+    wrong = []
+    for case in cases:
+        if problem := _wrong(case):
+            wrong.append(problem)
+            _show(case, say)
     known = any(case["name"] in KNOWN for case in cases)
     if status not in ((0, 1) if known else (0,)) and not wrong:
         return [f"the sweep ended with {status}"]
     return wrong
+
+
+def _show(case: dict[str, Any], say: Callable[[str], None]) -> None:
+    """What its processes said last: where it ran, nobody may be able to look."""
+    for log in sorted(Path(case["log"]).parent.glob("*.log")) if case["log"] else ():
+        say(f"-- {case['name']}, the end of {log.name}:")
+        for line in log.read_text("utf-8", "replace").splitlines()[-_TAIL:]:
+            say(f"   {line[:_WIDTH]}")
 
 
 def _wrong(case: dict[str, Any]) -> str:
