@@ -185,7 +185,9 @@ class Rooms(PollingBase):
             for each in (role, *Role):
                 run.rooms.abort(each, 7)
             run.fails(room)
+            run.quieten(room)
             run.clear(room)
+            run.probe()  # behind all that was said of the last use
         room = run.room(7, [5, 3], [4, 6], (4, 5))
         run.transfer(room)
         run.check()

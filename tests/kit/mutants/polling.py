@@ -214,9 +214,11 @@ MUTANTS = (
     Mutant(
         ("POL-027",),
         "rooms",
-        "return there is not None and there.attempt != message.attempt",
-        "return False",
-        "a late abort of the room's last use hits its next one (sgl-project/sglang#27374)",
+        "outgoing = self._rooms.pop(room)",
+        "outgoing = self._rooms[room]\n"
+        "        if outgoing.state is not State.FAILED:\n"
+        "            del self._rooms[room]",
+        "a failed room that is cleared stays open on P (sgl-project/sglang#27374)",
     ),
     Mutant(
         ("POL-028",),

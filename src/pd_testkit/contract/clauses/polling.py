@@ -176,7 +176,8 @@ _ROOMS = (
     ),
     _clause(
         27,
-        "A room's number can be used anew after a failure on both sides.",
+        "A room's number can be used anew after a failure on both sides, once D's pages are quiet "
+        "and what was said of the room has arrived.",
         "A router's retry of a failed request fails for ever.",
         "sgl-project/sglang#27374",
     ),
