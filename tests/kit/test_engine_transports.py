@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 from collections.abc import Iterator
 
@@ -103,6 +104,21 @@ def test_each_transfer_that_has_a_uid_notifies_once_and_no_other_does(pair: Pair
     for uid in uids:
         assert here.move("read", 1, handle, [0], [0], [64], uid) == ("SUCCESS", "")
     assert there.ask("notified", 5) == [["here", uid, 1] for uid in uids]
+
+
+def test_transfers_of_many_shapes_under_way_at_once_each_move_their_own(pair: Pair) -> None:
+    here, there = pair
+    local, remote, sizes = ranges(4, 2000)
+    expected = moved(here.memories[0], local, theirs(), remote, sizes)
+    cuts = [0, *np.cumsum([1 + 7 * number % 61 for number in range(60)]).tolist(), 2000]
+    parts = [slice(*cut) for cut in itertools.pairwise(cuts)]
+    random.Random(5).shuffle(parts)  # the largest ones, which end last, are anywhere
+    transfers = [
+        here.post("read", 0, there.handles()[0], local[part], remote[part], sizes[part])
+        for part in parts
+    ]
+    assert {here.end(transfer) for transfer in transfers} == {("SUCCESS", "")}
+    np.testing.assert_array_equal(here.memories[0], expected)
 
 
 def test_a_peer_reaches_this_side_too(pair: Pair) -> None:
