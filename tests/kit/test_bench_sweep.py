@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -333,9 +334,19 @@ def test_a_dry_run_prints_the_commands(tmp_path: Path) -> None:
     assert " up --json " in stack
     assert stack.endswith("--prefill 2")
     assert cells[0] == "concurrency=1 prefill=2:"
-    assert " bench --concurrency 1 --tag prefill=2 " in cells[1]
+    assert " bench --timeout 120 --concurrency 1 --tag prefill=2 " in cells[1]
     assert len(cells) == 4
     assert "--trace" not in said.stdout
+
+
+def test_a_timeout_is_each_cells_unless_it_has_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text('[[case]]\nrate = 1\n[[case]]\nrate = 2\nbench_args = "--timeout 7"\n')
+    words = ["bench", str(file), "--dry-run", "--timeout", "600"]
+    said = CliRunner().invoke(sweep, words, env={"PD_ENDPOINT": ""}).stdout.splitlines()
+    commands = [shlex.split(line) for line in said if " --rate " in line]
+    given = [bench.make_context("bench", each[each.index("bench") + 1 :]) for each in commands]
+    assert [each.params["timeout_s"] for each in given] == [600.0, 7.0]
 
 
 def test_each_cell_has_a_trace_beside_its_result(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class BenchSweep:
         folder: for the results, and a folder of logs for each stack.
         seed: of all prompts.
         limit_s: real seconds for a cell; one that takes longer has failed.
+        timeout_s: of one request; a cell's own ``bench_args`` stand.
         machine: where stacks are brought up.
         existing: the variables of a deployment that is there already; empty: stacks are brought up.
         kit: the command ``pd-testkit``.
@@ -72,6 +73,7 @@ class BenchSweep:
     folder: Path
     seed: int
     limit_s: float
+    timeout_s: float
     machine: Machine
     existing: Mapping[str, str]
     kit: tuple[str, ...] = (sys.executable, "-m", "pd_testkit")
@@ -123,7 +125,8 @@ class BenchSweep:
         """What measures a cell."""
         file = self.file(cell)
         trace = ["--trace", str(file.with_suffix(".trace.json"))] if self.traced else []
-        return [*self.kit, "bench", *cell.arguments(self.seed, file), *trace]
+        timeout = ["--timeout", f"{self.timeout_s:g}"]  # before the cell's: the last one counts
+        return [*self.kit, "bench", *timeout, *cell.arguments(self.seed, file), *trace]
 
     def log(self, cell: Cell) -> Path:
         """Of the stack's ``pd-testkit up``."""

@@ -88,7 +88,7 @@ def bench(
     if where.endpoint and not dry_run:
         where = _reached(where)
     machine, existing = sweep_needs.here(), _variables(where)
-    run = BenchSweep(folder, seed, limit_s, machine, existing, traced=trace)
+    run = BenchSweep(folder, seed, limit_s, where.timeout_s, machine, existing, traced=trace)
     if dry_run:
         _commands(run, told)
         return
