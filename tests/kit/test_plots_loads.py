@@ -64,6 +64,12 @@ def test_a_csv_beside_its_result_file_is_not_counted_twice(tmp_path):
     assert [load.command for load in gather([tmp_path]).loads] == ["bench"]
 
 
+def test_a_csv_that_is_no_utf8_is_somebody_elses(tmp_path):
+    made.load(tmp_path / "a.jsonl", concurrency=4)
+    (tmp_path / "other.csv").write_bytes("größe,zahl\n1,2\n".encode("latin-1"))
+    assert [load.command for load in gather([tmp_path]).loads] == ["bench"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [

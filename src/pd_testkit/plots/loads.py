@@ -170,7 +170,10 @@ def of_csv(path: Path) -> list[Load]:
     """
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
-        if not _TESTBED_COLUMNS.issubset(rows.fieldnames or ()):
+        try:
+            if not _TESTBED_COLUMNS.issubset(rows.fieldnames or ()):
+                return []
+        except (UnicodeDecodeError, csv.Error):  # somebody else's, and perhaps no table at all
             return []
         try:
             return [_row(path, row) for row in rows]
