@@ -10,6 +10,7 @@ from pd_testkit.engine.generation import Hold, Load
 from pd_testkit.engine.wire import BadHandOff, Here, answer_fields, hand_offs
 from pd_testkit.proxy import protocols
 from pd_testkit.proxy.instances import Engine
+from pd_testkit.reference.side_channel_messages import Done, decode_incoming, encode
 
 P = Here("prefill", port=5000)
 D = Here("decode", port=6000)
@@ -104,6 +105,7 @@ def test_half_a_hand_off_is_refused_by_the_name_of_what_is_missing(missing: str)
         ("do_remote_prefill", "yes"),
         ("remote_block_ids", "7,3"),
         ("remote_block_ids", [7, -1]),
+        ("remote_block_ids", [7, 2**31]),
         ("remote_block_ids", [True]),
         ("remote_host", 5),
         ("remote_engine_id", ""),
@@ -115,12 +117,24 @@ def test_half_a_hand_off_is_refused_by_the_name_of_what_is_missing(missing: str)
         ("remote_block_size", 0),
         ("remote_tokens", -1),
         ("transfer_id", 1.5),
+        ("transfer_id", 2**64),
+        ("transfer_id", -(2**63) - 1),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_name(name: str, value: Any) -> None:
     with pytest.raises(BadHandOff) as refused:
         params({**HELD, name: value})
     assert refused.value.field == f"kv_transfer_params.{name}"
+
+
+def test_a_transfer_s_number_is_one_that_p_and_d_can_tell_each_other() -> None:
+    asked = {"do_remote_decode": True, "transfer_id": 2**127}  # as uuid4().int is
+    with pytest.raises(BadHandOff, match="neither text nor a number in"):
+        params(asked, P)
+    for number in (2**64 - 1, -(2**63)):
+        assert params({**asked, "transfer_id": number}, P) == Hold(number)
+        frames = encode(Done(number, "reader"))
+        assert decode_incoming(frames) == Done(number, "reader")
 
 
 def test_a_hand_off_of_another_form_is_not_passed_over() -> None:

@@ -236,6 +236,8 @@ def test_an_abort_before_the_bytes_move_ends_the_load(pairs: Callable[..., Pair]
         ("remote_dp_rank", -1),
         ("remote_handshake_port", 70_000),
         ("remote_engine_id", "an earlier life"),
+        ("remote_block_ids", (2**63,)),
+        ("transfer_id", 2**70),
     ],
 )
 def test_a_hand_off_that_makes_no_sense_fails_its_load_alone(

@@ -31,6 +31,10 @@ FURTHER = "further_prompts"
 pass it on, as they pass on the others."""
 BOOTSTRAP = ("bootstrap_host", "bootstrap_port", "bootstrap_room")
 
+_BLOCKS = 1 << 31
+_IDS = -(1 << 63), (1 << 64) - 1
+"""The numbers that the side channel has: msgpack's."""
+
 _ADDRESSES = re.compile(
     r"___prefill_addr_(?P<p_host>.+):(?P<p_port>\d{1,5})"
     r"___decode_addr_(?P<d_host>.+):(?P<d_port>\d{1,5})_[0-9a-f]{32}\Z"
@@ -258,8 +262,12 @@ def _host(host: str) -> str:
 
 
 def _blocks(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(_is_number(each) and each >= 0 for each in value):
-        raise BadHandOff(f"{PARAMS}.remote_block_ids", "it is no list of block ids")
+    if not isinstance(value, list) or not all(
+        _is_number(each) and 0 <= each < _BLOCKS for each in value
+    ):
+        raise BadHandOff(
+            f"{PARAMS}.remote_block_ids", f"it is no list of block ids in [0, {_BLOCKS - 1}]"
+        )
     return tuple(value)
 
 
@@ -273,10 +281,14 @@ def _text(params: Mapping[str, Any], name: str) -> str:
 
 
 def _transfer_id(params: Mapping[str, Any], name: str) -> str | int:
-    value = params[name]
-    if _is_number(value) or (isinstance(value, str) and value):
+    value, (low, high) = params[name], _IDS
+    if isinstance(value, str) and value:
         return value
-    raise BadHandOff(f"{PARAMS}.{name}", f"{value!r} is neither text nor a number")
+    if _is_number(value) and low <= value <= high:
+        return value
+    raise BadHandOff(
+        f"{PARAMS}.{name}", f"{value!r} is neither text nor a number in [{low}, {high}]"
+    )
 
 
 def _number(params: Mapping[str, Any], name: str, low: int, high: int) -> int | None:

@@ -74,7 +74,8 @@ class Move(ABC):
 
     @abstractmethod
     def begin(self) -> Sequence[Movement]:
-        """All peers are met. Raises ValueError or LookupError when it cannot be done."""
+        """All peers are met. Raises ValueError, LookupError or, of a peer's number that is too
+        large, OverflowError when it cannot be done."""
 
     def ask(self) -> Sequence[Future[Any]]:
         """All bytes have moved: ask the peers what they should be. No answers: no check."""
@@ -237,7 +238,7 @@ class Moves(Generic[K]):
             if any(answer.exception() is not None for answer in running.asked):
                 return False
             running.movements = running.move.begin()
-        except (ValueError, LookupError):
+        except (ValueError, LookupError, OverflowError):
             return False
         running.stage = _Stage.MOVING
         patience_s = running.move.patience_s

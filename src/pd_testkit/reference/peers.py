@@ -98,7 +98,8 @@ class Peers:
         return self._submit(self._client.claim, *address, claim, self._patience_s)
 
     def tell(self, address: Address, message: Message) -> None:
-        """Say something once; a peer that is gone does not hear it.
+        """Say something once; a peer that is gone does not hear it, nor anyone what cannot be
+        written, such as too large a number: the log has it.
 
         What is said to one that was never reached may have to wait for its host's name, and is
         said on a thread.
@@ -111,8 +112,8 @@ class Peers:
     def _tell(self, address: Address, message: Message) -> None:
         try:
             self._client.tell(*address, message)
-        except PeerSilent as silent:
-            _log.warning("%s was not told: %s", address, silent)
+        except (PeerSilent, OverflowError) as error:
+            _log.warning("%s was not told: %s", address, error)
 
     def close(self) -> None:
         """Give all back; what is asked now ends unanswered. Harmless twice."""
