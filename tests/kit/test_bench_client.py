@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pd_testkit.bench.client import ERRORS, Client, Observed, Planned, chat, completion
+from pd_testkit.bench.endpoint import Endpoint, Unexpected, models
 
 Behave = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n"
@@ -66,7 +67,7 @@ async def served(behave: Behave) -> AsyncIterator[str]:
             int(line.split(b":")[1])
             for line in head.lower().split(b"\r\n")
             if line.startswith(b"content-length")
-        ]
+        ] or [0]
         await reader.readexactly(length)
         try:
             await behave(reader, writer)
@@ -379,3 +380,13 @@ def test_what_load_generators_ask() -> None:
     as_it_likes = chat("m", [], 3, stream=False, exact=False)
     assert as_it_likes.path == "/v1/chat/completions"
     assert sorted(as_it_likes.body) == ["max_tokens", "messages", "model", "stream", "temperature"]
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"data": []', b'{"data": [{"id": "m\xe9"}]}'])
+def test_a_list_of_models_that_is_none_is_told(body: bytes) -> None:
+    async def go() -> None:
+        async with served(answers(body)) as url, aiohttp.ClientSession() as session:
+            with pytest.raises(Unexpected, match="expected a list of models"):
+                await models(Endpoint(session, url))
+
+    asyncio.run(go())

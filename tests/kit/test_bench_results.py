@@ -143,6 +143,17 @@ def test_what_is_no_result_is_refused(path: Path, content: str, says: str) -> No
         results.read(path)
 
 
+def test_a_file_that_is_not_utf_8_is_refused(path: Path) -> None:
+    written(path, REQUESTS[0])
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"here"', b'"h\xe9re"'))
+    with pytest.raises(NoResult, match=r"line 1: .*utf-8"):
+        results.read(path)
+    path.write_bytes(whole.replace(b'"type":"run"', b'"type":"r\xfcn"'))
+    with pytest.raises(NoResult, match="no result of pd-testkit"):
+        results.read(path)
+
+
 def test_a_torn_line_in_the_middle_is_refused_with_its_number(path: Path) -> None:
     written(path, REQUESTS[0])
     path.write_bytes(path.read_bytes() + b"{torn\n{}\n")

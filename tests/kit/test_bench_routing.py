@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from pd_testkit.bench.endpoint import Endpoint, Unexpected
+from pd_testkit.bench.sweep import loads
 from pd_testkit.bench.turns.routing import NoModes, Routing
 from tests.kit.counting_deployment import Counting
 from tests.kit.toy_deployment import served
@@ -102,18 +103,20 @@ def test_a_mode_that_it_does_not_know_is_refused_before_anything_is_switched() -
     assert counting.switched == []
 
 
-@pytest.mark.parametrize("body", ["<html>", "[]", '{"modes": ["pd"]}'])
-def test_nonsense_is_no_mode(body: str) -> None:
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"modes": ["pd"]}', b'{"mode": "p\xe9"}'])
+def test_nonsense_is_no_mode(body: bytes) -> None:
     async def mode(_: web.Request) -> web.Response:
-        return web.Response(text=body)
+        return web.Response(body=body)
 
-    async def use(routing: Routing) -> None:
-        with pytest.raises(NoModes):
-            await routing.mode()
+    async def go() -> None:
+        app = web.Application()
+        app.router.add_get("/mode", mode)
+        async with served(app) as (url,), aiohttp.ClientSession() as session:
+            with pytest.raises(NoModes):
+                await Routing(Endpoint(session, url)).mode()
+            assert await loads.mode({"PD_ENDPOINT": url}) == ""
 
-    app = web.Application()
-    app.router.add_get("/mode", mode)
-    with_router(app, use)
+    asyncio.run(asyncio.wait_for(go(), PATIENCE_S))
 
 
 def test_a_router_that_is_gone_is_told() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 from msgspec.structs import asdict, replace
 
@@ -192,9 +193,12 @@ def test_an_engine_that_begins_anew_is_asked_from_its_begin() -> None:
     run(scenario, timeline=told.timeline)
 
 
-def test_who_has_no_timeline_says_so_once() -> None:
+@pytest.mark.parametrize(
+    "body", [b"<html>", b'{"component":"\xe9","now":1,"first":0,"next":0,"entries":[]}']
+)
+def test_who_has_no_timeline_says_so_once(body: bytes) -> None:
     async def nonsense(_: web.Request) -> web.StreamResponse:
-        return web.Response(text="<html>")
+        return web.Response(body=body)
 
     async def scenario(session: aiohttp.ClientSession, url: str) -> None:
         without = Source(Endpoint(session, f"{url}/nothing"), "proxy")

@@ -146,6 +146,13 @@ def test_what_is_no_file_of_prompts_is_refused(tmp_path: Path) -> None:
         workload.prompts(tmp_path / "none", Fixed(1), 0)
 
 
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "latin1.jsonl"
+    file.write_bytes('{"prompt": "ok"}\n{"prompt": "Käse"}\n'.encode("latin-1"))
+    with pytest.raises(NoWorkload, match=r"line 2: .*utf-8"):
+        workload.prompts(file, Fixed(1), 0)
+
+
 def load(**told: Any) -> Load:
     plain: dict[str, Any] = {"arrivals": "closed", "concurrency": 2, "rate": None}
     plain |= {"requests": 3, "duration_s": None}

@@ -225,6 +225,6 @@ async def models(endpoint: Endpoint) -> dict[str, int | None]:
         raise Unexpected("GET /v1/models", "status 200", f"status {status}", again)
     try:
         listed = msgspec.json.decode(body, type=_Models).data
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise Unexpected("GET /v1/models", "a list of models", str(problem), again) from None
     return {model.id: model.max_model_len for model in listed}

@@ -277,7 +277,7 @@ def _lines(path: Path) -> Iterator[Line]:
             _known(path, line)
         try:
             yield decode(line)
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise NoResult(f"{path}, line {number}: {problem}") from None
 
 
@@ -289,7 +289,7 @@ class _Head(msgspec.Struct):
 def _known(path: Path, line: bytes) -> None:
     try:
         head = msgspec.json.decode(line, type=_Head)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise NoResult(f"{path}: no result of pd-testkit") from None
     if head.schema != SCHEMA:
         raise NoResult(f"{path}: schema {head.schema}; this pd-testkit reads schema {SCHEMA}")

@@ -182,7 +182,7 @@ def _lines(path: Path) -> Iterator[tuple[int, _Line]]:
         for number, line in enumerate(path.read_bytes().splitlines(), 1):
             if line.strip():
                 yield number, decode(line)
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise NoWorkload(f"{path}, line {number}: {problem}") from None
     except OSError as problem:
         raise NoWorkload(f"{path}: {problem.strerror}") from None

@@ -199,7 +199,7 @@ async def mode(variables: Mapping[str, str]) -> str:
     try:
         _, body = await _called(variables, "GET", "/mode")
         return msgspec.json.decode(body, type=_Mode).mode
-    except (Unexpected, msgspec.DecodeError):
+    except (Unexpected, msgspec.DecodeError, UnicodeDecodeError):
         return ""
 
 

@@ -148,7 +148,7 @@ class Source:
         except Unexpected as problem:
             self.missing = problem.got
             return False
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             self.missing = f"GET /timeline: {problem}"
             return False
         self._compare(asked, page.now, answered)

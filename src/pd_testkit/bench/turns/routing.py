@@ -72,7 +72,7 @@ class Routing:
         status, body = await self._router.get("/mode")
         try:
             told = msgspec.json.decode(body, type=_Mode) if status == 200 else None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             told = None
         if told is None:
             raise NoModes(
