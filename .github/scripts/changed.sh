@@ -6,7 +6,10 @@ base=${1:-}
 prose='^(LICENSE|NOTICE|CITATION\.cff|mkdocs\.yml|docs/pictures/.*|[^/]*\.md|docs/.*\.md)$'
 if ! git cat-file -e "$base^{commit}" 2> /dev/null; then
   echo code=true
-elif git diff --name-only "$base...HEAD" | grep -qvE "$prose"; then
+elif ! names=$(git diff --name-only --no-renames "$base...HEAD"); then # without a common ancestor
+  echo code=true
+# Not in a pipe: grep ends at its first hit, git dies of that, and pipefail takes it for no hit.
+elif [ -n "$names" ] && grep -qvE "$prose" <<< "$names"; then
   echo code=true
 else
   echo code=false

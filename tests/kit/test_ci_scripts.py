@@ -228,6 +228,41 @@ class TestChanged:
         self.commit(repository, name)
         assert run("changed.sh", before, at=repository).stdout == f"code={code}\n"
 
+    def changed(self, at: Path, *names: str) -> str:
+        """What it says of one commit that writes them all."""
+        before = self.git(at, "rev-parse", "HEAD").strip()
+        for name in names:
+            (at / name).parent.mkdir(parents=True, exist_ok=True)
+            (at / name).write_text("x")
+        self.git(at, "add", "--all")
+        self.git(at, "commit", "--quiet", "--allow-empty", "-m", "many")
+        return run("changed.sh", before, at=at).stdout
+
+    def test_a_change_of_many_files_is_seen_whole(self, repository: Path) -> None:
+        """Their names are more than a pipe takes at once."""
+        names = [f"src/{'a' * 200}{number:03}.py" for number in range(500)]
+        assert self.changed(repository, *names) == "code=true\n"
+
+    def test_code_among_much_prose_is_seen(self, repository: Path) -> None:
+        names = [f"docs/{'a' * 200}{number:03}.md" for number in range(500)]
+        assert self.changed(repository, *names) == "code=false\n"
+        assert self.changed(repository, "src/b.py", *(f"{n}.md" for n in names)) == "code=true\n"
+
+    def test_no_file_is_no_code(self, repository: Path) -> None:
+        assert self.changed(repository) == "code=false\n"
+
+    def test_code_that_becomes_prose_is_a_change_of_code(self, repository: Path) -> None:
+        before = self.git(repository, "rev-parse", "HEAD").strip()
+        self.git(repository, "mv", "src/a.py", "a.md")
+        self.git(repository, "commit", "--quiet", "-m", "moved")
+        assert run("changed.sh", before, at=repository).stdout == "code=true\n"
+
+    def test_without_a_common_ancestor_all_is_changed(self, repository: Path) -> None:
+        before = self.git(repository, "rev-parse", "HEAD").strip()
+        self.git(repository, "checkout", "--quiet", "--orphan", "other")
+        self.git(repository, "commit", "--quiet", "-m", "a beginning of its own")
+        assert run("changed.sh", before, at=repository).stdout == "code=true\n"
+
     @pytest.mark.parametrize("base", ["", "0" * 40])
     def test_without_a_base_all_is_changed(self, repository: Path, base: str) -> None:
         assert run("changed.sh", base, at=repository).stdout == "code=true\n"
