@@ -92,6 +92,13 @@ def test_a_run_that_compares_modes_is_a_load_of_each(tmp_path):
     ]
 
 
+def test_modes_that_take_turns_have_latencies_and_no_throughput(tmp_path):
+    loads = gather([made.comparison(tmp_path / "c.jsonl")]).loads
+    measures = ("throughput", "total_throughput", "requests_per_s", "seconds")
+    assert [load.measure(name) for load in loads for name in measures] == [None] * 8
+    assert [load.measure("mean_ttft") for load in loads] == pytest.approx([0.1, 0.1])
+
+
 def test_runs_that_did_not_end_say_so(tmp_path):
     made.load(tmp_path / "a.jsonl", concurrency=1, requests=2, ends=False)
     made.load(tmp_path / "b.jsonl", concurrency=1, requests=2, interrupted=True)

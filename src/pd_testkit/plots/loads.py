@@ -37,6 +37,12 @@ MEASURES = (
 )
 """All names that `Load.measure` knows. Times are in seconds."""
 
+_IN_TURNS = ("compare", "multiturn")
+"""Commands whose requests of a mode are no load by themselves: turns of other modes lie between
+them, and waits until the engines' counters stand still."""
+_OVER_TIME = (
+    *("seconds", "requests_per_s", "output_tokens_per_s", "total_tokens_per_s", "goodput_per_s"),
+)
 _TOLD_OTHERWISE = ("mode", "prefill", "decode", "cell")
 """Tags; ``cell`` is only the name of a sweep's file."""
 _TESTBED = re.compile(
@@ -130,19 +136,23 @@ def _part(result: Result, mode: str, requests: Sequence[Request]) -> Load:
         name=f"{result.name} {mode}".strip(),
         command=result.run.command,
         traits=_traits(result, mode),
-        told=_with_goodput(summary, result),
+        told=_told(summary, result),
         timings=[timing(request) for request in whole],
         state=state(result),
         prompts=[request.prompt_tokens for request in whole],
     )
 
 
-def _with_goodput(summary: Summary, result: Result) -> dict[str, Any]:
-    """The objectives are only in what its command says."""
+def _told(summary: Summary, result: Result) -> dict[str, Any]:
+    """With goodput, whose objectives are only in what its command says, and without what is over
+    time where the time is not the load's."""
     known = result.end.summary if result.end else {}
-    return summary.told() | {
+    told = summary.told() | {
         name: known[name] for name in ("good", "goodput_per_s") if known.get(name) is not None
     }
+    if result.run.command in _IN_TURNS:
+        return {name: value for name, value in told.items() if name not in _OVER_TIME}
+    return told
 
 
 def _traits(result: Result, mode: str) -> dict[str, Any]:
