@@ -19,6 +19,10 @@ from pd_testkit.report.table import details, table, title, verdict
 from pd_testkit.run import LAYERS, VERDICT, Run, clause_of
 from pd_testkit.targets import load
 
+_NO_PLUGINS = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
+_PYTESTS = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", _NO_PLUGINS)
+"""Variables by which pytest does something else than it is told here."""
+
 
 @click.command()
 @click.option(
@@ -123,7 +127,7 @@ def conform(
         *("-p", "no:cacheprovider"),
         *(f"--pd-{name}={value}" for name, value in options.items() if value is not None),
     ]
-    with _without_other_plugins():
+    with _alone():
         try:
             code = pytest.ExitCode(pytest.main(arguments, plugins=[told]))
         except KeyboardInterrupt:  # a second one, while a driver did not come to its end
@@ -132,18 +136,18 @@ def conform(
 
 
 @contextmanager
-def _without_other_plugins() -> Iterator[None]:
-    """Those that the environment has beside the kit's: none is needed, and some have a say."""
-    name = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+def _alone() -> Iterator[None]:
+    """Without what the environment has for pytest beside the kit: options that leave clauses out,
+    and plugins, of which none is needed and some have a say."""
+    before = {name: os.environ.pop(name, None) for name in _PYTESTS}
+    os.environ[_NO_PLUGINS] = "1"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 class _Mute:

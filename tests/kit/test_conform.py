@@ -80,6 +80,22 @@ def test_settings_of_the_folder_and_other_plugins_have_no_say(tmp_path: Path) ->
     assert not (tmp_path / ".pytest_cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PYTEST_ADDOPTS", "-k none_of_them"),
+        ("PYTEST_ADDOPTS", "-n 2"),
+        ("PYTEST_PLUGINS", "nosuch"),
+    ],
+)
+def test_variables_of_pytest_s_have_no_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    done = conform("--clause", "AGG-001", "--seed", "7", folder=tmp_path, code=0)
+    assert done.stdout.splitlines()[-1] == "reference conforms: 1 kept; seed 7 (again: --seed 7)"
+
+
 def test_each_broken_clause_comes_with_the_command_that_shows_it_again(shop: Path) -> None:
     asked = ("--clause", "AGG-001", "--clause", "AGG-003")
     done = conform("--target", "shop:Shop", *asked, "--seed", "7", folder=shop, code=1)
