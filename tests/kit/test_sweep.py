@@ -171,11 +171,15 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str, t
         ({"transport": "nixl"}, ("nixl",), ""),
         ({"router": "vllm-router"}, (), "there is no command vllm-router"),
         ({"engine": "vllm", "flashinfer": True}, ("vllm",), "2 GPUs are needed, and 0 are here"),
-        ({"engine": "vllm", "prefill": 2, "decode_tp": 4}, (), "6 GPUs are needed, and 0 are here"),
+        ({"engine": "vllm", "decode_tp": 4}, ("vllm",), "5 GPUs are needed, and 0 are here"),
+        ({"engine": "vllm", "decode_tp": 4}, (), "there is no command vllm"),
         ({"engine": "vllm", "runner": "docker"}, (), "there is no command docker"),
+        ({"engine": "vllm", "runner": "docker", "prefill_tp": 2}, ("docker",),
+         "3 GPUs are needed, and 0 are here"),
+        ({"engine": "vllm", "runner": "ray", "prefill_tp": 2}, ("ray",), ""),
         ({"runner": "ray"}, (), "ray is not installed"),
     ],
-)
+)  # fmt: skip
 def test_what_is_lacking_is_named(
     settings: dict[str, object], has: tuple[str, ...], lacks: str
 ) -> None:

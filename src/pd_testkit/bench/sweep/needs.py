@@ -38,12 +38,12 @@ class Machine:
         """What these settings need and it has not, in words; empty: nothing."""
         engine, runner = settings.get("engine", "cpu"), settings.get("runner", "local")
         if engine == "vllm":
-            needed = _ranks(settings)
-            if runner == "local" and self.gpus < needed:
-                return f"{needed} GPUs are needed, and {self.gpus} are here"
             command = "docker" if runner == "docker" else "vllm"
             if runner != "ray" and not self.command(command):
                 return f"there is no command {command}"
+            needed = _ranks(settings)
+            if runner != "ray" and self.gpus < needed:  # the cluster's nodes have their own
+                return f"{needed} GPUs are needed, and {self.gpus} are here"
         if runner == "ray" and not self.module("ray"):
             return "ray is not installed"
         transport = _MODULES.get(str(settings.get("transport", "")))
