@@ -125,7 +125,7 @@ def test_the_stand_in_of_mori_moves_memory_of_a_gpu(
     device: str, pd_stubs: Callable[..., Installation]
 ) -> None:
     """As an implementation under the stand-ins registers it: by tensor, and by bare address."""
-    from tests.gpu.device_side import digest, pattern
+    from tests.gpu.device_side import DEADLINE_S, digest, pattern
 
     pd_stubs("mori", replace=True)
     io = importlib.import_module("mori.io")
@@ -143,7 +143,7 @@ def test_the_stand_in_of_mori_moves_memory_of_a_gpu(
     engines["D"].register_remote_engine(engines["P"].get_engine_desc())
     session = engines["D"].create_session(memory["D"], memory["P"])
     status = session.batch_read(OURS, THEIRS, SIZES, session.allocate_transfer_uid())
-    status.Wait()
-    assert status.Succeeded(), status.Message()
+    ended = status.WaitFor(int(DEADLINE_S * 1000))
+    assert status.Succeeded(), f"{ended} {status.Message()}"
     assert digest_of(tensors["D"]) == expected()
     assert digest_of(tensors["P"]) == digest(pattern(2))

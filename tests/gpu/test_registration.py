@@ -60,6 +60,8 @@ def test_a_tensor_s_packed_metadata_round_trips_and_moves_its_bytes(device: str,
     """Two engines; the reader has nothing of the other but packed bytes."""
     import torch
 
+    from tests.gpu.device_side import DEADLINE_S
+
     random = torch.Generator().manual_seed(7)
     source = torch.randint(0, 256, (SIZE,), dtype=torch.uint8, generator=random)
     memory = {"P": source.to(device), "D": torch.zeros(SIZE, dtype=torch.uint8, device=device)}
@@ -84,8 +86,8 @@ def test_a_tensor_s_packed_metadata_round_trips_and_moves_its_bytes(device: str,
         status = session.batch_read(
             [0, SIZE // 2], [SIZE // 2, 0], [SIZE // 2, 100], session.allocate_transfer_uid()
         )
-        status.Wait()
-        assert status.Succeeded(), status.Message()
+        ended = status.WaitFor(int(DEADLINE_S * 1000))
+        assert status.Succeeded(), f"{ended} {status.Message()}"
         expected = torch.zeros(SIZE, dtype=torch.uint8)
         expected[: SIZE // 2] = source[SIZE // 2 :]
         expected[SIZE // 2 : SIZE // 2 + 100] = source[:100]
