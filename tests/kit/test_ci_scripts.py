@@ -176,20 +176,30 @@ class TestChanges:
 
     def test_what_is_as_recorded_is_not_told(self, tmp_path: Path) -> None:
         files = {"releases__differences": "", "drift-mori__mori": "mori: as recorded\n"}
-        assert self.told(tmp_path, "success success", **files) == ""
+        assert self.told(tmp_path, "releases=success surfaces=success", **files) == ""
 
     def test_both_kinds_of_changes_are_told(self, tmp_path: Path) -> None:
         files = {
             "releases__differences": "vllm:nixl is 0.34.0, recorded is 0.33.0\n",
             "drift-mori__mori": "mori: 1 differences\n  IOEngine.close is gone\n",
         }
-        told = self.told(tmp_path, "failure failure", **files)
+        told = self.told(tmp_path, "releases=failure surfaces=failure", **files)
         assert "vllm:nixl is 0.34.0" in told
         assert "### Surface of mori" in told
         assert "IOEngine.close is gone" in told
 
-    def test_a_job_that_left_nothing_is_told(self, tmp_path: Path) -> None:
-        assert "failed before it could compare" in self.told(tmp_path, "failure success")
+    @pytest.mark.parametrize("result", ["failure", "cancelled", "skipped"])
+    def test_a_job_that_may_not_have_compared_is_told(self, tmp_path: Path, result: str) -> None:
+        """``cancelled`` is what a job is that ran into its time limit."""
+        told = self.told(tmp_path, f"releases={result} surfaces=success")
+        assert told.startswith(f"The job releases ended with {result}, and may not have compared")
+        assert "surfaces" not in told
+
+    def test_it_is_told_beside_what_others_found(self, tmp_path: Path) -> None:
+        files = {"releases__differences": "vllm:nixl is 0.34.0, recorded is 0.33.0\n"}
+        told = self.told(tmp_path, "releases=failure surfaces=cancelled", **files)
+        assert "vllm:nixl is 0.34.0" in told
+        assert "The job surfaces ended with cancelled" in told
 
 
 class TestChanged:
