@@ -7,7 +7,9 @@ import pytest
 from pd_testkit.report.l3 import L3
 
 
-def report(name: str, outcome: str, *clauses: str, reason: str = "") -> pytest.TestReport:
+def report(
+    name: str, outcome: str, *clauses: str, reason: str = "", **more: str
+) -> pytest.TestReport:
     return pytest.TestReport(
         nodeid=name,
         location=("test.py", 0, name),
@@ -16,6 +18,7 @@ def report(name: str, outcome: str, *clauses: str, reason: str = "") -> pytest.T
         longrepr=("test.py", 0, f"Skipped: {reason}") if reason else None,
         when="setup" if reason else "call",
         user_properties=[("clauses", told) for told in clauses],
+        **more,
     )
 
 
@@ -30,6 +33,18 @@ def test_clauses_are_told_once_and_a_broken_one_is_not_kept() -> None:
         "  kept on it: PAIR-001",
         "  broken on it: PAIR-002 PAIR-067",
         "  1 skipped: no RDMA",
+    ]
+
+
+def test_what_is_expected_to_fail_and_does_is_broken() -> None:
+    """Pytest reports it as skipped, and without a reason to skip."""
+    l3 = L3()
+    l3.add(report("one", "passed", "PAIR-067 PAIR-068"))
+    l3.add(report("two", "skipped", "PAIR-068", wasxfail="known"))
+    assert l3.lines("2 GPUs") == [
+        "L3 on 2 GPUs: 1 passed, 0 failed, 1 expected to fail, 0 skipped",
+        "  kept on it: PAIR-067",
+        "  broken on it: PAIR-068",
     ]
 
 

@@ -17,6 +17,8 @@ class L3:
 
     def __init__(self) -> None:
         self.passed = 0
+        self._expected = 0
+        """To fail, and did."""
         self._failed: set[str] = set()
         self._skipped: Counter[str] = Counter()
         self._kept: set[str] = set()
@@ -24,25 +26,29 @@ class L3:
 
     def add(self, report: pytest.TestReport) -> None:
         """One phase of one test."""
+        expected = report.skipped and hasattr(report, "wasxfail")
         if report.failed:
             self._failed.add(report.nodeid)
+        elif expected:
+            self._expected += 1
         elif report.skipped and isinstance(report.longrepr, tuple):
             reason = report.longrepr[2].removeprefix("Skipped: ")
             self._skipped[reason.removeprefix("not applicable: ")] += 1
         elif report.when == "call" and report.passed:
             self.passed += 1
-        if report.when == "call" and not report.skipped:
+        if report.when == "call" and (expected or not report.skipped):
             told = (str(value) for name, value in report.user_properties if name == CLAUSES)
             ids = {clause for value in told for clause in value.split()}
-            (self._broken if report.failed else self._kept).update(ids)
+            (self._kept if report.passed else self._broken).update(ids)
 
     def lines(self, hardware: str) -> list[str]:
         """The counts, the clauses that were checked, and why tests were skipped, the most frequent
-        reason first. A clause that any test found broken is not kept."""
-        skipped = sum(self._skipped.values())
+        reason first. A clause that any test found broken, as expected or not, is not kept."""
+        counts = [f"{self.passed} passed", f"{len(self._failed)} failed"]
+        counts += [f"{self._expected} expected to fail"] if self._expected else []
+        counts += [f"{sum(self._skipped.values())} skipped"]
         return [
-            f"L3 on {hardware}: {self.passed} passed, {len(self._failed)} failed, "
-            f"{skipped} skipped",
+            f"L3 on {hardware}: {', '.join(counts)}",
             *_row("kept on it", self._kept - self._broken),
             *_row("broken on it", self._broken),
             *(f"  {count} skipped: {reason}" for reason, count in self._skipped.most_common()),
