@@ -92,9 +92,18 @@ def test_a_container_sees_its_own_gpus() -> None:
 
 def test_amds_are_devices_and_a_variable() -> None:
     plan = contained(connector="moriio")
-    assert options(plan, 1, "--device") == ["/dev/kfd", "/dev/dri"]
+    assert options(plan, 1, "--device")[:2] == ["/dev/kfd", "/dev/dri"]
     assert "HIP_VISIBLE_DEVICES=1" in options(plan, 1, "--env")
     assert options(plan, 1, "--gpus") == []
+
+
+def test_what_moves_by_rdma_has_its_devices_and_may_lock_memory() -> None:
+    plan = contained(connector="moriio")
+    for i in range(2):
+        assert options(plan, i, "--device") == ["/dev/kfd", "/dev/dri", "/dev/infiniband"]
+        assert options(plan, i, "--cap-add") == ["IPC_LOCK"]
+        assert options(plan, i, "--ulimit") == ["memlock=-1"]
+    assert not {"--device", "--cap-add", "--ulimit"}.intersection(contained().processes[0].argv)
 
 
 def test_folders_are_at_the_same_paths() -> None:

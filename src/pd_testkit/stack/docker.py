@@ -10,6 +10,9 @@ from pd_testkit.stack.seats import Seat
 from pd_testkit.stack.settings import Settings
 
 NETWORK = "vllm_pd_test_network"
+AMD = ("--device", "/dev/kfd", "--device", "/dev/dri", "--group-add", "video")
+RDMA = ("--device", "/dev/infiniband", "--cap-add", "IPC_LOCK", "--ulimit", "memlock=-1")
+"""The devices, and the right to lock the memory that is registered with them."""
 
 
 def steps(settings: Settings) -> tuple[Step, ...]:
@@ -31,7 +34,7 @@ def contained(settings: Settings, seat: Seat, process: Process) -> Process:
     argv += ["--network", NETWORK, "--ip", seat.host]
     argv += ["--publish", f"{settings.host}:{seat.port}:{seat.port}"]
     if settings.connector == "moriio":
-        argv += ["--device", "/dev/kfd", "--device", "/dev/dri", "--group-add", "video"]
+        argv += [*AMD, *RDMA]
     else:
         # Docker parts the value at commas, unless it is quoted.
         argv += ["--gpus", f'"device={",".join(map(str, seat.gpus))}"']
