@@ -174,6 +174,7 @@ class Rooms(PollingBase):
             room = run.room(7, [use, use + 3], [use + 5, use], (use, use + 1))
             run.transfer(room)
             run.clear(room)
+            run.probe()  # behind all that P's own threads still do for the last use
         run.check()
 
     @clause("POL-027")

@@ -170,7 +170,8 @@ _ROOMS = (
     ),
     _clause(
         26,
-        "A room's number can be used anew after success on both sides.",
+        "A room's number can be used anew after success on both sides, once a later room has "
+        "gone through.",
         "The second request of a conversation fails, or gets the first one's pages.",
         "sgl-project/sglang#27374",
     ),
