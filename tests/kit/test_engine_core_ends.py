@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("torch", reason="not applicable: torch is not installed")
 
+from pd_testkit.engine.connector import Connector
 from pd_testkit.engine.core import EngineCore, Stopped
 from pd_testkit.engine.generation import (
     Generation,
@@ -426,6 +427,21 @@ def test_a_bug_ends_all_answers_with_an_error(caplog: pytest.LogCaptureFixture) 
 
     asyncio.run(run())
     assert "the engine's loop has ended" in caplog.text
+
+
+def test_a_bug_ends_the_answer_that_was_just_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hold(*_: object) -> None:
+        raise RuntimeError("no memory for the blocks")
+
+    async def run() -> None:
+        engine = core(role="prefill")
+        async with running(engine):
+            monkeypatch.setattr(Connector, "hold", hold)
+            with pytest.raises(Stopped, match="no memory for the blocks"):
+                await answer(engine, Generation("r", (1, 2, 3), GREEDY, Hold()))
+            assert not engine.alive
+
+    asyncio.run(run())
 
 
 def test_a_thread_that_died_ends_all_answers_with_an_error() -> None:

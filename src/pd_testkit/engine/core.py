@@ -207,7 +207,10 @@ class EngineCore:
             self._alive = False
             self._error = error
         for replica in self._replicas:
-            self._send(replica.fail(error))
+            self._send(replica.flush())
+        # No replica knows of all that are left: one may have been ending as the error came.
+        self._put([(answer, error) for answer in self._answers.values()])
+        self._answers.clear()
         while not self._commands.empty():  # who has just come
             self._commands.get()()
 
@@ -242,9 +245,9 @@ class EngineCore:
             replica = self._replica(generation)
             answer.progress = replica.add(generation)
         except ValueError as error:
+            self._put([(answer, error)])
             if isinstance(generation.transfer, Load):
                 self._replicas[0].release(generation.transfer)
-            self._put([(answer, error)])
             return
         except Exception as bug:
             self._put([(answer, bug)])

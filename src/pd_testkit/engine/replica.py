@@ -150,10 +150,6 @@ class Replica:
         name = f"released {load.transfer_id}"
         self.connector.start(ConnectorMetadata(receive={name: _source(load, None)}), ())
 
-    def fail(self, error: Exception) -> list[Delivery]:
-        """All answers under way end with that error."""
-        return [*self._out, *((progress, error) for progress in self._answers.values())]
-
     def advance(self) -> bool:
         """Take in what has come, and do one step if it is time; True: there is more to do now."""
         self._take(self.connector.poll())
@@ -172,6 +168,10 @@ class Replica:
         """Tokens and errors whose time has come."""
         if not self._out or self._clock() < self._due:
             return []
+        return self.flush()
+
+    def flush(self) -> list[Delivery]:
+        """Those whose time has not come, too."""
         out, self._out = self._out, []
         return out
 
