@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 EXIT_STATUS = 130
 """Of a command that was interrupted."""
+
+_T = TypeVar("_T")
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """What a command's work returns, in an event loop of its own.
+
+    Raises:
+        SystemExit: with `EXIT_STATUS`; Ctrl-C came where nobody saw to it, as `completed` does:
+            before there was anything to keep.
+    """
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_STATUS)
 
 
 async def completed(work: Coroutine[Any, Any, None]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import click
 
-from pd_testkit.bench import client, options, recording
+from pd_testkit.bench import client, interrupts, options, recording
 from pd_testkit.bench.accuracy.oracle import cpu_engine
 from pd_testkit.bench.client import Client, Planned
 from pd_testkit.bench.endpoint import Endpoint, Unexpected
@@ -134,7 +133,8 @@ def bandwidth(
     else should ask the deployment meanwhile. What is calculated, and what it is worth, is in
     docs/bandwidth.md.
 
-    Exit code: 0 measured, 1 measured but no KV moved or all requests failed, 2 could not be.
+    Exit code: 0 measured, 1 measured but no KV moved or all requests failed, 2 could not be, 130
+    stopped.
     """
     engines = () if no_direct else direct or where.decode
     told = {
@@ -162,7 +162,7 @@ def bandwidth(
                 return await _measured(run, plan, trace)
 
     try:
-        sys.exit(asyncio.run(go()))
+        sys.exit(interrupts.run(go()))
     except (Unexpected, OSError, NoShape) as problem:
         click.echo(str(problem), err=True)
         sys.exit(2)
@@ -187,11 +187,12 @@ async def _shape(engine: Endpoint, model: str, config: Path | None) -> KvShape:
 class _Prober:
     """Asks for prompts, one after another, and sees what the engines count of each."""
 
-    def __init__(self, run: Recording, plan: _Plan, texts: Texts) -> None:
+    def __init__(self, run: Recording, plan: _Plan) -> None:
         self.samples: list[Sample] = []
+        self.warnings: list[str] = []
         self._run = run
         self._plan = plan
-        self._texts = texts
+        self._texts = Texts.estimated()
         self._order = random.Random(plan.seed)
         # Another run with that seed must not find its prompts in a cache.
         self._draw = random.Random(f"{plan.seed}/{run.run.id}")
@@ -204,6 +205,12 @@ class _Prober:
         Raises:
             Unexpected: an engine does not give its metrics.
         """
+        found = self._run.found
+        direct = [found.at(url, found.endpoint.model) for url in self._plan.direct]
+        self._texts = await Texts.of(found.endpoint, *found.engines.decode, *direct)
+        if not self._texts.exact:
+            told = "prompts have about as many tokens as were asked for"
+            self.warnings.append(f"no tokenizer answers: {told}")
         for turn in range(self._plan.warm_up + self._plan.iterations):
             warm_up = turn < self._plan.warm_up
             progress(f"{'warm-up' if warm_up else 'prompts'}: {turn + 1}")
@@ -280,17 +287,12 @@ def _of_both(sides: tuple[Counters, Counters] | None, name: str) -> float | None
 
 
 async def _measured(run: Recording, plan: _Plan, trace: TraceWanted | None) -> int:
-    found = run.found
-    direct = [found.at(url, found.endpoint.model) for url in plan.direct]
-    texts = await Texts.of(found.endpoint, *found.engines.decode, *direct)
     async with traced(run, trace):
-        probe = _Prober(run, plan, texts)
+        probe = _Prober(run, plan)
         await run.carry_out(probe.go())
     against = sums.not_moved(probe.samples)
     nothing = _nothing_moved(probe.samples)
-    warnings = [against] if against else []
-    if not texts.exact:
-        warnings.append("no tokenizer answers: prompts have about as many tokens as were asked for")
+    warnings = [*([against] if against else []), *probe.warnings]
     failed = [request for request in run.requests if request.error]
     if failed:
         detail = " ".join(failed[0].detail.split())

@@ -118,7 +118,7 @@ def _reached(where: Where) -> Where:
             return found.endpoint.model
 
     try:
-        return replace(where, model=asyncio.run(go()))
+        return replace(where, model=interrupts.run(go()))
     except Unexpected as problem:
         click.echo(str(problem), err=True)
         sys.exit(2)

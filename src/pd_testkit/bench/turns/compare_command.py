@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from pd_testkit.bench import options
+from pd_testkit.bench import interrupts, options
 from pd_testkit.bench.endpoint import Unexpected
 from pd_testkit.bench.options import Reached, Where
 from pd_testkit.bench.recording import Recording, begun, progress
@@ -125,7 +124,7 @@ def compare(
     others' requests would be counted as well.
 
     Exit code: 0 if it was measured, 1 if a mode held no conversation to its end, 2 if it could not
-    be measured.
+    be measured, 130 if stopped.
     """
     where = replace(where, endpoint=where.endpoint or next(iter(endpoints.values()), ""))
     if not where.endpoint:
@@ -138,7 +137,7 @@ def compare(
     lengths = Lengths(turns, input_tokens, output_tokens)
     wanted = _Wanted(modes, endpoints, lengths, form, kv_bytes_per_token, repeats, order, seed)
     try:
-        status = asyncio.run(_measured(where, wanted, output, label, trace))
+        status = interrupts.run(_measured(where, wanted, output, label, trace))
     except (NoModes, Unexpected, OSError) as problem:
         click.echo(str(problem), err=True)
         status = 2

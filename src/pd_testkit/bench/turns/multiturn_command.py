@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import sys
 from contextlib import AsyncExitStack
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from pd_testkit.bench import options
+from pd_testkit.bench import interrupts, options
 from pd_testkit.bench.endpoint import Unexpected
 from pd_testkit.bench.kv.size import NoShape, find
 from pd_testkit.bench.options import Decorator, Where
@@ -109,12 +108,13 @@ def multiturn(
     Turn n sends all that was said so far, the engine's own answers included, and new words. All
     conversations do one turn; then the engines' counters are read; then comes the next.
 
-    Exit code: 0 if it was measured, 1 if a conversation broke off, 2 if it could not be measured.
+    Exit code: 0 if it was measured, 1 if a conversation broke off, 2 if it could not be measured,
+    130 if stopped.
     """
     lengths = Lengths(turns, input_tokens, output_tokens)
     try:
         sys.exit(
-            asyncio.run(
+            interrupts.run(
                 _measured(
                     where,
                     lengths,
