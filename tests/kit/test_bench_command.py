@@ -290,6 +290,22 @@ def test_a_run_goes_on_with_its_own_load_only(
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--prefix-tokens", "8"), "prefix_tokens was 8, prefix_groups was 1"),
+        (("--testbed",), "testbed was True"),
+    ],
+)
+def test_a_run_does_not_go_on_without_an_option_that_it_had(
+    server: Server, file: Path, given: tuple[str, ...], says: str
+) -> None:
+    assert told("--requests", "6", *given, file=file).exit_code == 0
+    result = told("--requests", "6", "--resume", str(file))
+    assert result.exit_code == 2
+    assert f"is of another load: {says}\n" in result.stderr
+
+
 def test_a_sweeps_file_cannot_go_on_here(server: Server, file: Path) -> None:
     run = Run(
         schema=1,

@@ -149,7 +149,10 @@ def _resumed(told: _Told, path: Path) -> _Told:
     wanted, has = told.configuration, found.run.configuration
     if found.run.command != "bench":
         raise click.UsageError(f"{path} is of pd-testkit {found.run.command}")
-    if other := [name for name in wanted if name != "model" and wanted[name] != has.get(name)]:
+    # An option that is not given is not in a configuration: what only the file has counts, too.
+    names = dict.fromkeys([*wanted, *has])
+    where = {"model", *told.where.told()}
+    if other := [name for name in names if wanted.get(name) != has.get(name) and name not in where]:
         different = ", ".join(f"{name} was {has.get(name)!r}" for name in other)
         raise click.UsageError(f"{path} is of another load: {different}")
     return replace(told, resumed=found, seed=found.run.seed)
