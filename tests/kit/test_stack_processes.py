@@ -14,7 +14,7 @@ import pytest
 
 from pd_testkit.stack import leash
 from pd_testkit.stack.processes import TAIL_LINES, Child, described, tail
-from tests.kit.stack_plans import SCRIPT, alive, free_port, printed_child, within
+from tests.kit.stack_plans import SCRIPT, SECONDS, alive, free_port, printed_child, within
 
 
 def served(*words: str) -> tuple[str, ...]:
@@ -58,6 +58,20 @@ def test_what_does_not_heed_sigterm_is_killed_after_its_grace(tmp_path: Path) ->
         await until_it_serves(log)
         assert await child.stop() == -signal.SIGKILL
         assert not any(map(alive, await child.pids))
+
+    asyncio.run(scenario())
+
+
+def test_a_kill_ends_the_grace_that_a_stop_has_begun(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        log = tmp_path / "p.log"
+        child = Child(served("parent", "stubborn"), {}, log, grace_s=2 * SECONDS)
+        await until_it_serves(log)
+        stopping = asyncio.ensure_future(child.stop())
+        await asyncio.sleep(0)  # it has been told
+        child.kill()
+        assert await asyncio.wait_for(stopping, SECONDS) == -signal.SIGKILL
+        assert not any(map(alive, (*await child.pids, printed_child(log))))
 
     asyncio.run(scenario())
 

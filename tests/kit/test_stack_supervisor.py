@@ -14,10 +14,10 @@ import aiohttp
 import pytest
 
 from pd_testkit.stack.plan import Plan, Probe, Process, Readiness, Step
-from pd_testkit.stack.processes import locally
+from pd_testkit.stack.processes import Child, locally
 from pd_testkit.stack.state import Folder, Journal, Record
-from pd_testkit.stack.supervisor import Failed, State, Supervisor
-from tests.kit.stack_plans import alive, plan, printed_child, server
+from pd_testkit.stack.supervisor import Failed, Launch, State, Supervisor
+from tests.kit.stack_plans import SECONDS, alive, plan, printed_child, server
 
 ENGINES = ("prefill-0", "decode-0")
 
@@ -31,12 +31,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
 class Bed:
     """A supervisor of scripted servers, and what it has reported."""
 
-    def __init__(self, what: Plan, folder: Folder) -> None:
+    def __init__(self, what: Plan, folder: Folder, launch: Callable[[Path], Launch]) -> None:
         folder.logs.mkdir(parents=True, exist_ok=True)
         self.logs = folder.logs
         self.reports: list[tuple[str, State]] = []
         self.journal = Journal(folder, what, self.logs)
-        self.supervisor = Supervisor(what, locally(self.logs), self.logs, self._note, self.journal)
+        self.supervisor = Supervisor(what, launch(self.logs), self.logs, self._note, self.journal)
 
     def _note(self, name: str, state: State, _: str) -> None:
         self.reports.append((name, state))
@@ -50,11 +50,16 @@ class Bed:
         return tuple(pid.number for pid in entry.pids)
 
 
-def run(what: Plan, folder: Folder, scenario: Callable[[Bed], Awaitable[None]]) -> Bed:
+def run(
+    what: Plan,
+    folder: Folder,
+    scenario: Callable[[Bed], Awaitable[None]],
+    launch: Callable[[Path], Launch] = locally,
+) -> Bed:
     """In a loop of its own; the stack is taken down after it."""
 
     async def main() -> Bed:
-        bed = Bed(what, folder)
+        bed = Bed(what, folder, launch)
         try:
             await scenario(bed)
         finally:
@@ -199,14 +204,22 @@ def test_a_cancelled_start_is_taken_down_as_far_as_it_got(folder: Folder) -> Non
     assert ended == ["decode-0", "prefill-0"]
 
 
+def patiently(logs: Path) -> Launch:
+    return lambda one: Child(one.argv, one.env, logs / one.log, grace_s=2 * SECONDS)
+
+
 def test_no_patience_is_left_after_a_hurry(folder: Folder) -> None:
-    """The grace of a stubborn process is ten seconds."""
+    """Also for what has been told to end and has its grace."""
 
     async def scenario(bed: Bed) -> None:
         await bed.supervisor.bring_up()
-        asyncio.get_running_loop().call_soon(bed.supervisor.hurry)
+        taking_down = asyncio.ensure_future(bed.supervisor.take_down())
+        while ("decode-0", "ending") not in bed.reports:
+            await asyncio.sleep(0)
+        bed.supervisor.hurry()
+        await asyncio.wait_for(taking_down, SECONDS)
 
-    bed = run(plan(server("decode-0", "decode", "stubborn")), folder, scenario)
+    bed = run(plan(server("decode-0", "decode", "stubborn")), folder, scenario, patiently)
     assert bed.reports[-1] == ("decode-0", "ended")
 
 

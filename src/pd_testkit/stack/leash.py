@@ -3,9 +3,10 @@
 ``python leash.py FD SECONDS COMMAND...`` runs the command in a session of its own. FD is one end of
 a socket pair, whose other end is the stack's. Over it go the lines ``pid NUMBER`` when the command
 runs, and ``exit STATUS`` (as in `subprocess.Popen.returncode`) when it and all of its group have
-ended. When the other end is closed, by the stack or by its death, the group gets SIGTERM, and
-SIGKILL after SECONDS; SIGKILL at once when a byte comes. On Linux the command also ends when this
-process is killed, as Ray does with the children of a worker that ends.
+ended. At the byte `STOP`, and when the other end is closed, as by the stack's death, the group gets
+SIGTERM, and SIGKILL after SECONDS; SIGKILL at once at the byte `KILL`, also within these seconds.
+On Linux the command also ends when this process is killed, as Ray does with the children of a
+worker that ends.
 
 Imports the standard library only, since it is run without any other.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -25,6 +27,8 @@ from contextlib import suppress
 
 NOT_RUN = 127
 """The status of a command that could not be started, as a shell has it."""
+STOP, KILL = b"t", b"k"
+"""What the stack says."""
 
 _LINGER_S = 1.0
 """For what the command has started to end when it has: trackers that remove shared memory."""
@@ -63,12 +67,23 @@ def _die_with_parent() -> Callable[[], object] | None:
 
 
 def _follow(line: socket.socket, group: int, grace_s: float) -> None:
-    """Until the stack is gone, and a while longer."""
-    with suppress(ConnectionResetError):  # it died before it had read all
-        while line.recv(1):
-            _signal(group, signal.SIGKILL)
-    _signal(group, signal.SIGTERM)
-    time.sleep(grace_s)
+    """Until the stack has said that the group is to end, or is gone; and a while longer."""
+    end = None
+    with selectors.DefaultSelector() as said:
+        said.register(line, selectors.EVENT_READ)
+        while said.select(None if end is None else end - time.monotonic()):
+            byte = b""
+            with suppress(ConnectionResetError):  # the stack died before it had read all
+                byte = line.recv(1)
+            if byte == KILL:
+                _signal(group, signal.SIGKILL)
+                continue
+            if end is None:
+                _signal(group, signal.SIGTERM)
+                end = time.monotonic() + grace_s
+            if not byte:
+                time.sleep(max(0.0, end - time.monotonic()))
+                break
     _signal(group, signal.SIGKILL)
 
 

@@ -65,19 +65,21 @@ class Child:
 
     async def stop(self) -> int:
         """SIGTERM for the group, and SIGKILL when its grace is over; returns the exit status."""
-        if not self.ended.done():
-            self._line.shutdown(socket.SHUT_WR)
+        self._say(leash.STOP)
         return await asyncio.shield(self.ended)
 
     def kill(self) -> None:
-        """At once, all of the group."""
-        if not self.ended.done():
-            with suppress(OSError):  # the leash has just ended
-                self._line.send(b"k")
+        """At once, all of the group, also while it has its grace."""
+        self._say(leash.KILL)
 
     async def tail(self) -> list[str]:
         """The last lines of its log."""
         return tail(Path(self.log)) if self.log else []
+
+    def _say(self, byte: bytes) -> None:
+        if not self.ended.done():
+            with suppress(OSError):  # the leash has just ended
+                self._line.send(byte)
 
     async def _follow(self) -> int:
         reader, writer = await asyncio.open_connection(sock=self._line)
