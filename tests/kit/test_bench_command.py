@@ -233,6 +233,20 @@ def test_the_testbeds_flags_and_printout(server: Server, file: Path) -> None:
     assert read.end.summary["output_tokens"] == 15
 
 
+def test_the_testbeds_goodput_is_of_the_streamed_half(server: Server, file: Path) -> None:
+    server.fails = lambda number: "status" if number in (1, 8) else ""
+    arguments = ("--testbed", "--requests", "6", "--concurrency", "1", "--goodput", "ttft:60000")
+    assert told(*arguments, file=file).exit_code == 0
+    read = results.read(file)
+    assert read.end is not None
+    summary = read.end.summary
+    assert summary["good"] == 5  # of six, of which one failed
+    began = min(request.due for request in read.requests if request.mode == "stream")
+    ended = max(request.ended for request in read.requests if request.mode == "stream")
+    assert summary["goodput_per_s"] == pytest.approx(5 / (ended - began))
+    assert summary["completed"] == 5
+
+
 @pytest.mark.parametrize("left", [b'{"type":"request","ind', b""], ids=["torn", "whole"])
 def test_a_run_that_was_stopped_goes_on(server: Server, file: Path, left: bytes) -> None:
     arguments = ("--requests", "6", "--concurrency", "1")
@@ -345,6 +359,7 @@ WRONG = {
     "'ttfs:3' is none of ttft, tpot, e2el": ("--goodput", "ttfs:3"),
     "'ttft:fast' is none of": ("--goodput", "ttft:fast"),
     "'mode' is no NAME=VALUE": ("--tag", "mode"),
+    "--goodput ttft and tpot need a stream": ("--no-stream", "--goodput", "tpot:50"),
     "the testbed knows --requests only": ("--testbed", "--duration", "1"),
     "does not exist": ("--prompts", "/nowhere"),
 }

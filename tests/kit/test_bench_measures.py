@@ -148,3 +148,9 @@ def test_an_answer_is_good_within_all_objectives(objectives: Objectives, met: bo
 def test_one_token_does_not_fail_by_a_time_that_it_has_not() -> None:
     assert Objectives(tpot=0.001).met(timing(request(pieces=(0.5,), output_tokens=1)))
     assert not Objectives()
+
+
+def test_an_answer_that_came_whole_is_not_known_to_begin_in_time() -> None:
+    whole = timing(request(pieces=(), output_tokens=3))
+    assert not Objectives(ttft=1e9).met(whole)
+    assert Objectives(e2e=1e9).met(whole)

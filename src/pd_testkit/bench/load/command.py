@@ -29,6 +29,8 @@ from pd_testkit.command_line import Command
 
 STREAMED, WHOLE = "stream", "whole"
 """Modes of the testbed's two halves."""
+_OF_A_STREAM = ("ttft", "ttst", "itl", "tpot", "good", "goodput_per_s")
+"""What the testbed's unstreamed half cannot tell."""
 _TESTBED_HOST, _TESTBED_PORT = "127.0.0.1", 10001
 
 
@@ -118,6 +120,10 @@ def bench(
         raise click.UsageError("say where: --endpoint URL, or --host and --port")
     if as_testbed and load.requests is None:
         raise click.UsageError("the testbed knows --requests only")
+    if objectives.of_pieces and not (load.stream or as_testbed):
+        raise click.UsageError(
+            "--goodput ttft and tpot need a stream: no --no-stream, or e2el only"
+        )
     told = _Told(where, load, as_testbed, objectives, tags, seed, label, output, trace, None)
     if resume is not None:
         told = _resumed(told, resume)
@@ -226,7 +232,7 @@ def _ended(told: _Told, recording: Recording, texts: Texts | None, busy: float) 
         document = {
             **document,
             **whole.told(),
-            **{name: value for name, value in streamed.told().items() if name not in whole.told()},
+            **{name: value for name, value in streamed.told().items() if name in _OF_A_STREAM},
             STREAMED: streamed.told(),
             "errors": dict(summary.errors),
         }
