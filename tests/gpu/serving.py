@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
 
+from pd_testkit.hardware import kfd
+from pd_testkit.hardware.visible import only
 from tests.e2e import running
 
 START_S = 600.0
@@ -76,8 +78,8 @@ def _answers(url: str) -> bool:
 
 
 def on_gpu(number: int) -> dict[str, str]:
-    """The process sees that one only, CUDA's or ROCm's."""
-    return {"CUDA_VISIBLE_DEVICES": str(number), "HIP_VISIBLE_DEVICES": str(number)}
+    """The process sees that one only of those that this one sees, CUDA's or ROCm's."""
+    return only("rocm" if kfd.gpus() else "cuda", number, os.environ)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pd_testkit.stack.sources import read
 class Laptop:
     """Has what it is told to have."""
 
-    gpu_count: int = 0
+    gpu_names: tuple[str, ...] = ()
     taken: frozenset[int] = frozenset()
     addresses: frozenset[str] = frozenset({"127.0.0.1"})
     programs: frozenset[str] = frozenset()
@@ -25,8 +25,8 @@ class Laptop:
     next_port: int = 20000
     python: str = "python"
 
-    def gpus(self) -> int:
-        return self.gpu_count
+    def gpus(self) -> tuple[str, ...]:
+        return self.gpu_names
 
     def busy(self, host: str, port: int) -> bool:
         return port in self.taken
@@ -51,7 +51,10 @@ class Laptop:
         return self.folders.get(folder)
 
 
-SERVER = Laptop(gpu_count=8, programs=frozenset({"vllm", "docker", "vllm-router", "sglang-router"}))
+SERVER = Laptop(
+    gpu_names=tuple("01234567"),
+    programs=frozenset({"vllm", "docker", "vllm-router", "sglang-router"}),
+)
 
 
 def planned(machine: Laptop | None = None, /, **settings: Any) -> Plan:

@@ -201,8 +201,8 @@ def test_devices_are_counted(tmp_path: Path) -> None:
             "sys/class/infiniband/mlx5_0/node_type": "1: CA",
         },
     )
-    assert detect(root) == Hardware(rdma=("mlx5_0", "mlx5_1"), gpus=3)
-    assert str(detect(root)) == "RDMA mlx5_0, mlx5_1, 3 GPUs"
+    assert detect(root, {}) == Hardware(rdma=("mlx5_0", "mlx5_1"), gpus=3)
+    assert str(detect(root, {})) == "RDMA mlx5_0, mlx5_1, 3 GPUs"
 
 
 def test_amd_gpus_that_the_container_was_not_given_do_not_count(tmp_path: Path) -> None:

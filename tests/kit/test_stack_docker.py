@@ -90,6 +90,18 @@ def test_a_container_sees_its_own_gpus() -> None:
     assert not any("CUDA_VISIBLE_DEVICES" in word for word in plan.processes[0].argv)
 
 
+def test_a_container_sees_none_that_is_hidden_here() -> None:
+    shared = replace(SERVER, gpu_names=("4", "GPU-2c3d"))
+    plan = planned(shared, engine="vllm", runner="docker")
+    assert [options(plan, i, "--gpus") for i in range(2)] == [
+        ['"device=4"'],
+        ['"device=GPU-2c3d"'],
+    ]
+    amd = planned(shared, engine="vllm", runner="docker", connector="moriio")
+    assert "HIP_VISIBLE_DEVICES=GPU-2c3d" in options(amd, 1, "--env")
+    assert "ROCR_VISIBLE_DEVICES" in options(amd, 1, "--env"), "with its value here, if it has one"
+
+
 def test_amds_are_devices_and_a_variable() -> None:
     plan = contained(connector="moriio")
     assert options(plan, 1, "--device")[:2] == ["/dev/kfd", "/dev/dri"]

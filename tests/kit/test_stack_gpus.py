@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,16 +40,26 @@ def test_a_leg_has_the_gpus_that_it_is_given() -> None:
     assert gpus(decode_gpus="0", prefill=2) == [(1,), (2,), (0,)]
 
 
+def test_engines_run_on_gpus_that_are_visible_and_on_no_others() -> None:
+    shared = replace(SERVER, gpu_names=("4", "GPU-2c3d", "5"))
+    for settings, names in (({}, ["4", "GPU-2c3d"]), ({"prefill_gpus": "2"}, ["5", "4"])):
+        engines = planned(shared, engine="vllm", **settings).processes[:2]
+        assert [engine.env["CUDA_VISIBLE_DEVICES"] for engine in engines] == names
+    assert problems(shared, engine="vllm", decode_gpus="4") == (
+        "--decode-gpus (CONS_GPU) 4: 3 GPUs are visible, from 0",
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
         ({"prefill": 2, "decode_tp": 4}, "2 prefill engines with TP 1 and 1 decode engine with "
-         "TP 4 need 6 GPUs; this machine has 4"),
+         "TP 4 need 6 GPUs; 4 are visible"),
         ({"decode_dp": 4}, "1 prefill engine with TP 1 and 1 decode engine with TP 1 and DP 4 "
-         "need 5 GPUs; this machine has 4"),
+         "need 5 GPUs; 4 are visible"),
         ({"prefill_gpus": "0", "prefill": 2}, "--prefill-gpus (PROD_GPU) 0: 2 prefill engines "
          "with TP 1 need 2 GPUs"),
-        ({"decode_gpus": "4"}, "--decode-gpus (CONS_GPU) 4: this machine has 4 GPUs, from 0"),
+        ({"decode_gpus": "4"}, "--decode-gpus (CONS_GPU) 4: 4 GPUs are visible, from 0"),
         ({"decode_gpus": "1,1", "decode": 2}, "--decode-gpus (CONS_GPU) 1,1: a GPU is there "
          "twice"),
         ({"prefill_gpus": "1", "decode_gpus": "1"}, "--prefill-gpus and --decode-gpus (PROD_GPU, "
@@ -61,7 +72,7 @@ def test_too_few_and_impossible_gpus_are_said(settings: dict[str, Any], line: st
 
 def test_the_plan_says_it_too_and_cpu_engines_take_none() -> None:
     assert (
-        "need 16 GPUs; this machine has 8"
+        "need 16 GPUs; 8 are visible"
         in problems(SERVER, engine="vllm", prefill_tp=8, decode_tp=8)[0]
     )
     assert all(not process.gpus for process in planned(prefill_tp=8, decode_tp=8).processes)

@@ -361,7 +361,10 @@ def test_this_machine_tells_what_it_has(tmp_path: Path, monkeypatch: pytest.Monk
     program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA L4'\necho 'GPU 1: NVIDIA L4'\n")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert not machine.has_program("nvidia-smi")
-    assert machine.gpus() == 0
+    assert machine.gpus() == ()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     program.chmod(0o755)
     assert machine.has_program("nvidia-smi")
-    assert machine.gpus() == 2
+    assert machine.gpus() == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert machine.gpus() == ("1",)

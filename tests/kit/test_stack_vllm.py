@@ -148,7 +148,7 @@ def test_lmcaches_engines_meet_in_a_store() -> None:
 def test_moriios_ranks_have_two_ports_each() -> None:
     p, _, router = vllm(connector="moriio", prefill_tp=2, router="vllm-router").processes
     assert p.ports == (8100, 14580, 14581, 14582, 14583)
-    assert p.env["HIP_VISIBLE_DEVICES"] == "0,1"
+    assert p.env["HIP_VISIBLE_DEVICES"] == p.env["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert value(router.argv, "--kv-connector") == "moriio"
     assert value(router.argv, "--vllm-discovery-address") == "127.0.0.1:30002"
     assert "--prefill" not in router.argv

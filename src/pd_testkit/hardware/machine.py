@@ -29,8 +29,8 @@ class Machine:
     """
     Attributes:
         hardware: as `detect` tells.
-        gpus: those of which a driver tells; may be fewer than ``hardware.gpus`` without its
-            commands.
+        gpus: those of which a driver tells, visible to this process or not; may be fewer than
+            ``hardware.gpus`` without its commands.
         peers: pairs of GPUs of one platform, by index, the first of which reads the second's
             memory.
         packages: versions by name; empty where not installed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pd_testkit.hardware.visible import BEFORE
 from pd_testkit.stack.machine import Machine
 from pd_testkit.stack.plan import Process, Step
 from pd_testkit.stack.seats import Seat
@@ -37,13 +38,15 @@ def contained(settings: Settings, seat: Seat, process: Process) -> Process:
         argv += [*AMD, *RDMA]
     else:
         # Docker parts the value at commas, unless it is quoted.
-        argv += ["--gpus", f'"device={",".join(map(str, seat.gpus))}"']
+        argv += ["--gpus", f'"device={",".join(seat.gpus)}"']
     argv += ["--shm-size", settings.docker_shm_size]
     argv += [word for folder in _folders(settings) for word in ("--volume", folder)]
     for variable, value in process.env.items():
-        # A container sees its own GPUs only, from 0; of AMD's it sees all.
+        # A container sees its own GPUs only, from 0; of AMD's it sees all, and HIP's variable.
         if variable != "CUDA_VISIBLE_DEVICES":
             argv += ["--env", f"{variable}={value}"]
+    if settings.connector == "moriio":
+        argv += ["--env", BEFORE]  # where it is set here: HIP's has indices of what it leaves
     argv += ["--env", "HF_TOKEN"]
     argv += ["--health-cmd", f"curl -sf http://{seat.host}:{seat.port}/health"]
     argv += ["--entrypoint", process.argv[0], settings.docker_image, *process.argv[1:]]

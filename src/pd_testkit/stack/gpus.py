@@ -14,7 +14,7 @@ def assign(prefill: Leg, decode: Leg, total: int) -> tuple[list[tuple[int, ...]]
     A leg whose GPUs are set gets them, in order; the other one gets none of them.
 
     Args:
-        total: GPUs of the machine.
+        total: GPUs that are visible, of which these are the indices.
     """
     legs = (prefill, decode)
     problems = []
@@ -33,7 +33,7 @@ def assign(prefill: Leg, decode: Leg, total: int) -> tuple[list[tuple[int, ...]]
     if len(groups) == prefill.count + decode.count:
         return groups, []
     needed = sum(map(_needed, legs))
-    return [], [f"{_sum(prefill)} and {_sum(decode)} need {needed} GPUs; this machine has {total}"]
+    return [], [f"{_sum(prefill)} and {_sum(decode)} need {needed} GPUs; {total} are visible"]
 
 
 def _groups(leg: Leg, rest: Iterator[int]) -> Iterator[tuple[int, ...]]:
@@ -55,7 +55,7 @@ def _wrong(leg: Leg, gpus: tuple[int, ...], total: int) -> list[str]:
     if len(set(gpus)) < len(gpus):
         return [f"{given}: a GPU is there twice"]
     if max(gpus) >= total:
-        return [f"{given}: this machine has {total} GPUs, from 0"]
+        return [f"{given}: {total} GPUs are visible, from 0"]
     return []
 
 

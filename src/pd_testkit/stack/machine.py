@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import random
 import shutil
 import socket
@@ -13,6 +14,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from pd_testkit.hardware.visible import ANY, visible
 
 
 class Machine(Protocol):
@@ -24,8 +27,8 @@ class Machine(Protocol):
 
     python: str
 
-    def gpus(self) -> int:
-        """How many there are."""
+    def gpus(self) -> tuple[str, ...]:
+        """Those that a child may see, as its variable names them, see `hardware.visible`."""
 
     def busy(self, host: str, port: int) -> bool:
         """Something listens there."""
@@ -58,15 +61,16 @@ class ThisMachine:
     def __init__(self) -> None:
         self._given: set[int] = set()
 
-    def gpus(self) -> int:
-        for program, arguments in _GPU_LISTS.items():
+    def gpus(self) -> tuple[str, ...]:
+        for platform, (program, *arguments) in _GPU_LISTS.items():
             if path := shutil.which(program):
                 listed = subprocess.run(  # noqa: S603
                     [path, *arguments], capture_output=True, text=True, timeout=30, check=False
                 )
                 lines = listed.stdout.splitlines() if listed.returncode == 0 else []
-                return sum(line.startswith("GPU") for line in lines)
-        return 0
+                count = sum(line.startswith("GPU") for line in lines)
+                return visible(platform, count, os.environ)
+        return ()
 
     def busy(self, host: str, port: int) -> bool:
         return not self._can_listen(host, port)
@@ -110,7 +114,7 @@ class ThisMachine:
 
 
 _FIRST_PORT = 10240
-_GPU_LISTS = {"nvidia-smi": ("--list-gpus",), "amd-smi": ("list",)}
+_GPU_LISTS = {"cuda": ("nvidia-smi", "--list-gpus"), "rocm": ("amd-smi", "list")}
 """Both begin a GPU's entry by ``GPU``."""
 
 
@@ -146,8 +150,8 @@ class AnyMachine:
         self.python = python
         self._next = 20000
 
-    def gpus(self) -> int:
-        return 2**16
+    def gpus(self) -> tuple[str, ...]:
+        return visible("cuda", ANY, {})
 
     def busy(self, host: str, port: int) -> bool:
         return False

@@ -76,7 +76,7 @@ class Process:
         url: where it serves.
         env: variables that are set on top of the environment that the stack is started in.
         secrets: further ones, whose values are never shown.
-        gpus: of its machine, by index; they are in `env` or `argv` already.
+        gpus: of its machine, by index or UUID; they are in `env` or `argv` already.
         ports: all that it binds on its machine.
         depends: names of the processes that must be ready before it starts.
         clean_up: commands that remove what may outlive the process. What they remove may be gone
@@ -90,7 +90,7 @@ class Process:
     ready: Readiness
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     depends: tuple[str, ...] = ()
     clean_up: tuple[tuple[str, ...], ...] = ()

@@ -26,10 +26,12 @@ def make_plan(settings: Settings, machine: Machine) -> Plan:
         CannotPlan: all that is wrong, at once.
     """
     problems = check(settings, machine)
-    assigned: list[tuple[int, ...]] = []
+    assigned: list[tuple[str, ...]] = []
     prefill, decode = settings.leg("prefill"), settings.leg("decode")
     if settings.engine == "vllm":
-        assigned, wrong = gpus.assign(prefill, decode, machine.gpus())
+        names = machine.gpus()
+        indices, wrong = gpus.assign(prefill, decode, len(names))
+        assigned = [tuple(names[index] for index in group) for group in indices]
         problems += wrong
     if not machine.has_address(settings.host):
         problems.append(f"--host {settings.host} (SRV_IP): this machine has no such address")

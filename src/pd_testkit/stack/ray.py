@@ -56,7 +56,7 @@ class Host:
     async def place(self, settings: Settings, leg: Leg, index: int) -> Place:
         """Args: settings: their host is this node's address."""
         machine = ThisMachine()
-        gpus = tuple(int(gpu) for gpu in ray.get_gpu_ids())
+        gpus = tuple(map(str, ray.get_gpu_ids()))  # of those that the node's environment shows
         seat = seats(settings, leg, machine, [gpus] * leg.count)[index]
         taken = tuple(port for port in seat.ports if machine.busy(seat.host, port))
         return Place(seat, sys.executable, taken)

@@ -17,7 +17,7 @@ class Seat:
         host: where it listens, and its peers find it.
         http_host: where the router and clients find it.
         side_port: the first of its connector's ports, of which there are `side_ports`.
-        gpus: of its machine.
+        gpus: of its machine, as the variable names them that an engine sees them by.
     """
 
     role: Role
@@ -27,7 +27,7 @@ class Seat:
     port: int
     side_port: int
     side_ports: int
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,7 +90,7 @@ def side_ports(settings: Settings, leg: Leg) -> int:
 
 
 def seats(
-    settings: Settings, leg: Leg, machine: Machine, gpus: Sequence[tuple[int, ...]]
+    settings: Settings, leg: Leg, machine: Machine, gpus: Sequence[tuple[str, ...]]
 ) -> tuple[Seat, ...]:
     """Of the engines of one leg, on one machine."""
     width = side_ports(settings, leg)

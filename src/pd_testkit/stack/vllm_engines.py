@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from pd_testkit.hardware.visible import VARIABLES
 from pd_testkit.stack import connectors, cpu_engines
 from pd_testkit.stack.machine import Machine
 from pd_testkit.stack.plan import Process
@@ -30,8 +31,8 @@ def process(settings: Settings, leg: Leg, seat: Seat, router: RouterSeat) -> Pro
     argv += connectors.serve_arguments(settings)
     config = connectors.transfer_config(settings, leg, seat, router)
     argv += ["--kv-transfer-config", json.dumps(config, separators=(",", ":"))]
-    # MoRI-IO is AMD's.
-    visible = "HIP_VISIBLE_DEVICES" if settings.connector == "moriio" else "CUDA_VISIBLE_DEVICES"
+    # MoRI-IO is AMD's, of whose two variables vLLM wants that they are equal.
+    platform = "rocm" if settings.connector == "moriio" else "cuda"
     return Process(
         name=seat.name,
         role=leg.role,
@@ -39,7 +40,7 @@ def process(settings: Settings, leg: Leg, seat: Seat, router: RouterSeat) -> Pro
         url=seat.url,
         ready=cpu_engines.ready(settings, leg, seat),
         env={
-            visible: ",".join(map(str, seat.gpus)),
+            **dict.fromkeys(VARIABLES[platform], ",".join(seat.gpus)),
             "VLLM_HOST_IP": seat.host,
             **connectors.environment(settings, leg, seat),
         },
