@@ -107,16 +107,43 @@ def test_names_are_the_testbeds_and_tell_runs_apart() -> None:
     ]
 
 
+def test_other_loads_have_other_names_and_columns(tmp_path: Path) -> None:
+    plain = {"chat": False, "exact": True, "prompt_lengths": "10", "answer_lengths": "4"}
+    rows = [
+        sums.row_of(results.read(write(tmp_path / f"{number}.jsonl", ended=True, **plain | told)))
+        for number, told in enumerate(
+            (
+                {},
+                {"chat": True},
+                {"prefix_tokens": 8, "prefix_groups": 2},
+                {"answer_lengths": "2-6", "stream": False},
+            )
+        )
+    ]
+    assert csv_names(rows) == [
+        "run_model_a_b_conc2_pt10_mt4.csv",
+        "run_model_a_b_conc2_pt10_mt4_chat-True.csv",
+        "run_model_a_b_conc2_pt10_mt4_prefix_tokens-8_prefix_groups-2.csv",
+        "run_model_a_b_conc2_pt10_mt4_stream-False_answer_lengths-2-6.csv",
+    ]
+    table = list(csv.DictReader(io.StringIO(as_csv(rows, about=True))))
+    assert [row["chat"] for row in table] == ["", "True", "", ""]
+    assert "burst" not in table[0]
+
+
 # Results
 
 
-def write(path: Path, *, ended: bool, command: str = "bench", prompt_tokens: int = 10) -> Path:
+def write(
+    path: Path, *, ended: bool, command: str = "bench", prompt_tokens: int = 10, **told: object
+) -> Path:
     """Two answers of 4 tokens: TTFT 1 and 3 s, in 2 and 4 s, so 2 and 1 token/s; and a failure."""
     configuration = {
         "concurrency": 2,
         "prompt_tokens": prompt_tokens,
         "max_tokens": 4,
         "tags": {"mode": "pd", "cell": "x"},
+        **told,
     }
     run = results.begin(command, configuration, {"served": {"model": "a/b"}}, seed=1)
     with results.Writer(path, run) as writer:

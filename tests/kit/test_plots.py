@@ -91,8 +91,8 @@ def test_throughput_is_the_mean_of_repeated_runs_with_their_range(tmp_path):
 
 def test_ttft_is_drawn_from_its_median_to_its_95th_percentile(tmp_path):
     # Ranks 0 to 2: the median is the second value, p95 is 0.9 of the way to the third.
-    run(tmp_path / "a.jsonl", [0.1, 0.2, 0.3], prompt_tokens=64)
-    run(tmp_path / "b.jsonl", [0.2, 0.4, 0.6], prompt_tokens=128)
+    run(tmp_path / "a.jsonl", [0.1, 0.2, 0.3], prompt_tokens=64, prompt_lengths="32-96")
+    run(tmp_path / "b.jsonl", [0.2, 0.4, 0.6], prompt_tokens=128, prompt_lengths="96-160")
     (axes,) = drawn("ttft", tmp_path).axes
     assert lines(axes, 0) == [near([(64, 200.0), (128, 400.0)])]
     (band,) = axes.collections

@@ -10,6 +10,7 @@ import pytest
 from pd_testkit.bench.results import NoResult
 from pd_testkit.plots.comparison import Noise, noise, pairs
 from pd_testkit.plots.loads import Load, gather, series
+from pd_testkit.plots.told import shared
 from tests.kit import measured as made
 
 CSV = (
@@ -123,6 +124,55 @@ def test_series_are_named_by_what_sets_them_apart():
     assert list(series(loads[:1])) == [""]
 
 
+OPEN = {"rate": 4.0, "concurrency": None}
+PREFIX = {"prefix_tokens": 16, "prefix_groups": 4}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "names"),
+    [
+        ({"chat": False}, {"chat": True}, ["others", "chat"]),
+        ({"exact": True}, {"exact": False}, ["others", "as the model ends"]),
+        (
+            {"prompt_lengths": "64"},
+            {"prompt_lengths": "32-96"},
+            ["others", "prompts of 32-96 tokens"],
+        ),
+        (
+            {"answer_lengths": "1-9"},
+            {"answer_lengths": "4-6"},
+            ["answers of 1-9 tokens", "answers of 4-6 tokens"],
+        ),
+        (PREFIX, PREFIX | {"prefix_groups": 1}, ["1 prefix groups", "4 prefix groups"]),
+        ({}, PREFIX, ["others", "16 prefix tokens, 4 prefix groups"]),
+        (OPEN | {"burst": 2}, OPEN | {"burst": 8}, ["bursts of 2", "bursts of 8"]),
+        (
+            OPEN | {"ramp_from": 0.0, "ramp_s": 30.0},
+            OPEN | {"ramp_from": 1.0, "ramp_s": 60.0},
+            ["from 0 requests/s, within 30 s", "from 1 requests/s, within 60 s"],
+        ),
+        ({"file": "a.jsonl"}, {"file": "b.jsonl"}, ["a.jsonl", "b.jsonl"]),
+    ],
+)
+def test_runs_of_other_loads_are_no_repetitions(tmp_path, one, other, names):
+    for name, told in (("a", one), ("b", other), ("c", other)):
+        run = made.run_of(**{"concurrency": 2, "prompt_tokens": 64, "max_tokens": 5, **told})
+        made.written(tmp_path / f"{name}.jsonl", run, [made.answered(0)])
+    loads = gather([tmp_path]).loads
+    assert sorted(series(loads)) == sorted(names)
+    assert sorted(map(len, series(loads).values())) == [1, 2]
+    assert [(len(pair.now), len(pair.then)) for pair in pairs(loads, loads[1:])] == [(1, 0), (2, 2)]
+    assert list(series(loads[1:])) == [""], "what all share is in no name"
+
+
+def test_what_all_loads_share_is_said_of_all(tmp_path):
+    run = made.run_of(concurrency=2, prompt_tokens=64, chat=True, exact=True, **PREFIX)
+    load = gather([made.written(tmp_path / "a.jsonl", run, [made.answered(0)])]).loads[0]
+    assert shared([load, replace(load, traits=load.traits | {"prefix_groups": 1})]) == (
+        "tiny, concurrency 2, 64 prompt tokens, chat, 16 prefix tokens, abc123def456"
+    )
+
+
 # By hand, for 0.10, 0.11, 0.12 against 0.20, 0.21, 0.22: 0.1 apart; both have squares of 2e-4, so
 # the pooled variance is 1e-4, the difference's error 0.01 * sqrt(2/3) = 0.00816, and t is 12.2,
 # beyond 2.776 of 4 degrees of freedom.
@@ -183,13 +233,13 @@ def test_a_table_of_all_runs_tells_what_each_is_and_counts_none_twice(tmp_path):
     head, row = CSV.splitlines()
     (tmp_path / f"{NAME}_mode-pd.csv").write_text(CSV)
     other = row.replace("964.1", "800.0")
-    rows = [f"a,tiny,pd,4,{row}", f"b,tiny,ppd,8,{other}"]
-    text = "\n".join([f"run,model,mode,concurrency,{head}", *rows])
+    rows = [f"a,tiny,pd,4,,{row}", f"b,tiny,ppd,8,True,{other}"]
+    text = "\n".join([f"run,model,mode,concurrency,chat,{head}", *rows])
     (tmp_path / "summary.csv").write_text(f"{text}\n")
     loads = gather([tmp_path]).loads
     assert [load.measure("throughput") for load in loads] == [964.1, 800.0]
     assert loads[0].traits["label"] == "mode-pd"
     assert (loads[1].name, loads[1].traits) == (
         "b",
-        {"model": "tiny", "mode": "ppd", "concurrency": 8},
+        {"model": "tiny", "mode": "ppd", "concurrency": 8, "chat": True},
     )

@@ -289,7 +289,7 @@ def _groups(
         raise CannotDraw(f"all runs have {said(along, values.pop())}: it needs two values")
     groups = {
         name: _by_value(group, along, told)
-        for name, group in series(known, along, *_TIED.get(along, ())).items()
+        for name, group in series(known, along, *_tied(known, along)).items()
     }
     lines = {name: points for name, points in groups.items() if len(points) > 1}
     if not lines:
@@ -301,8 +301,13 @@ def _left_out(count: int) -> list[str]:
     return [f"{count} series with a single value left out"] if count else []
 
 
-_TIED = {"concurrency": ("arrivals", "rate")}
-"""Traits that go with the one that is drawn along."""
+def _tied(loads: Sequence[Load], along: str) -> tuple[str, ...]:
+    """Traits that go with the one that is drawn along. How prompts' lengths are drawn goes with
+    their mean, unless two ways have one mean: their loads are no repetitions."""
+    if along == "concurrency":
+        return "arrivals", "rate"
+    drawn = {(load.traits[along], load.traits.get("prompt_lengths")) for load in loads}
+    return ("prompt_lengths",) if len(drawn) == len({mean for mean, _ in drawn}) else ()
 
 
 def _by_value(loads: Sequence[Load], along: str, told: Told) -> Points:

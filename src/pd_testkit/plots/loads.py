@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pd_testkit.bench.load.load import PARTICULARS, particulars
 from pd_testkit.bench.measures import Summary, Timing, summarise, timing
 from pd_testkit.bench.results import NoResult, Request, Result, files, read
 
@@ -48,7 +49,10 @@ _TOLD_OTHERWISE = ("mode", "prefill", "decode", "cell")
 _TESTBED = re.compile(
     r"run_model_(?P<model>.+)_conc(?P<c>\d+)_pt(?P<pt>\d+)_mt(?P<mt>\d+)(?:_(?P<rest>.+))?"
 )
-_TESTBED_TRAITS = ("label", "model", "mode", "concurrency", "prompt_tokens", "max_tokens")
+_TESTBED_TRAITS = (
+    *("label", "model", "mode", "policy", "arrivals", "concurrency", "rate"),
+    *("prompt_tokens", "max_tokens", "stream", *PARTICULARS),
+)
 _TESTBED_COLUMNS = {"p50_ttft", "p95_ttft", "aggregate_throughput"}
 
 
@@ -59,7 +63,8 @@ class Load:
     Attributes:
         name: what a person calls it.
         command: that measured it; ``testbed`` for a CSV.
-        traits: by which loads are told apart, by name; None where unknown or not meant.
+        traits: by which loads are told apart, by name; None where unknown or not meant, and empty
+            where there is nothing particular.
         told: as `Summary.told` has it, as far as is known.
         timings: of each whole answer; empty for a CSV.
         state: ``interrupted``, ``killed`` or empty.
@@ -158,18 +163,24 @@ def _told(summary: Summary, result: Result) -> dict[str, Any]:
 def _traits(result: Result, mode: str) -> dict[str, Any]:
     told = result.run.configuration
     tags: Mapping[str, Any] = told.get("tags") or {}
-    engines = (tags.get("prefill"), tags.get("decode"))
     traits: dict[str, Any] = {
         "label": result.run.label or None,
         "model": model(result) or None,
         "mode": mode or tags.get("mode"),
-        "engines": f"{engines[0]}P {engines[1]}D" if None not in engines else None,
+        "engines": _engines(tags),
     }
     traits |= {name: value for name, value in tags.items() if name not in _TOLD_OTHERWISE}
     for name in ("arrivals", "concurrency", "rate", "prompt_tokens", "max_tokens", "stream"):
         traits[name] = told.get(name)
+    if result.run.command == "bench":
+        traits |= particulars(told)
     traits["commit"] = result.run.environment.get("commit") or None
     return traits
+
+
+def _engines(told: Mapping[str, Any]) -> str | None:
+    prefill, decode = told.get("prefill"), told.get("decode")
+    return None if {prefill, decode} & {None, ""} else f"{prefill}P {decode}D"
 
 
 def of_csv(path: Path) -> list[Load]:
@@ -217,12 +228,21 @@ def _row(path: Path, row: Mapping[str, str]) -> Load:
             "prompt_tokens": int(named["pt"]),
             "max_tokens": int(named["mt"]),
         }
-    traits |= {name: _trait(row[name]) for name in _TESTBED_TRAITS if row.get(name)}
+    traits |= {name: _trait(name, row[name]) for name in _TESTBED_TRAITS if row.get(name)}
+    if engines := _engines(row):
+        traits["engines"] = engines
     return Load(row.get("run") or path.stem, "testbed", traits, told)
 
 
-def _trait(cell: str) -> Any:
-    return int(cell) if cell.isdecimal() else cell
+def _trait(name: str, cell: str) -> Any:
+    if name in _PLAIN:
+        return cell
+    if cell in ("True", "False"):
+        return cell == "True"
+    try:
+        return int(cell) if cell.isdecimal() else float(cell)
+    except ValueError:
+        return cell
 
 
 def _is_measure(column: str) -> bool:
@@ -297,13 +317,22 @@ _SAID = {
     "rate": "{} requests/s",
     "prompt_tokens": "{} prompt tokens",
     "max_tokens": "{} output tokens",
+    "prompt_lengths": "prompts of {} tokens",
+    "answer_lengths": "answers of {} tokens",
+    "prefix_tokens": "{} prefix tokens",
+    "prefix_groups": "{} prefix groups",
+    "burst": "bursts of {}",
+    "ramp_from": "from {} requests/s",
+    "ramp_s": "within {} s",
+    "chat": "chat",
+    "exact": "as the model ends",
 }
-_PLAIN = ("label", "model", "mode", "engines", "arrivals", "commit")
+_PLAIN = ("label", "model", "mode", "engines", "arrivals", "file", "commit")
 
 
 def said(trait: str, value: Any) -> str:
     """A trait in words; empty where there is nothing to say."""
-    if value is None:
+    if value is None or value == "":
         return ""
     if trait == "stream":
         return "streamed" if value else "not streamed"

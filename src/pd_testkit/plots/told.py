@@ -130,7 +130,7 @@ def shared(given: Sequence[Load]) -> str:
         for name, value in load.traits.items()
         if name not in apart and value is not None
     }
-    return ", ".join(said(name, value) for name, value in known.items())
+    return ", ".join(filter(None, (said(name, value) for name, value in known.items())))
 
 
 def _columns(given: Sequence[Load]) -> list[str]:

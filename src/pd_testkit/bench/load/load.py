@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ from pd_testkit.bench.texts import Texts
 CLOSED, TRACE = "closed", "trace"
 ARRIVALS = ("constant", "poisson", "burst", "ramp")
 """Of an open loop that has a rate."""
+PARTICULARS = (
+    *("prompt_lengths", "answer_lengths", "chat", "exact", "prefix_tokens", "prefix_groups"),
+    *("burst", "ramp_from", "ramp_s", "file"),
+)
+"""What sets loads apart of which times, mean lengths and users are the same."""
 
 
 @dataclass(frozen=True)
@@ -169,3 +174,20 @@ class Load:
             messages = [{"role": "user", "content": text}]
             return chat(model, messages, prompt.max_tokens, **options)
         return completion(model, text, prompt.max_tokens, **options)
+
+
+def particulars(told: Mapping[str, Any]) -> dict[str, Any]:
+    """`PARTICULARS` of a load, which is told as `Load.told` has it. What is as always is empty: no
+    such option, completions, exact answers, and lengths that are one number, which their mean
+    tells."""
+    usual = {
+        "prompt_lengths": str(told.get("prompt_tokens")),
+        "answer_lengths": str(told.get("max_tokens")),
+        "chat": False,
+        "exact": True,
+    }
+    return {
+        name: "" if value in (None, usual.get(name)) else value
+        for name in PARTICULARS
+        for value in (told.get(name),)
+    }

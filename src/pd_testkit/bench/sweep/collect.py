@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pd_testkit.bench.load.load import PARTICULARS, particulars
 from pd_testkit.bench.measures import summarise
 from pd_testkit.bench.results import Result
 
@@ -33,8 +34,11 @@ COLUMNS = (
 """The testbed's, in its order. Times in seconds; tokens are generated ones."""
 ABOUT = ("run", "model", "concurrency", "prompt_tokens", "max_tokens")
 """What goes before them where there are several runs in one file."""
-TAGS = ("rate", "mode", "prefill", "decode", "policy")
+_TOLD = ("mode", "prefill", "decode", "policy")
+TAGS = ("rate", "arrivals", "stream", *PARTICULARS, *_TOLD)
 """The same, where a run has them."""
+_USUAL_ARRIVALS = ("closed", "poisson", "trace")
+"""Concurrency, rate or file tell these."""
 
 _SECTION = re.compile(r"^\s*==\s*(TTFT|Throughput)\b(.*?)==\s*$")
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf)"
@@ -131,7 +135,10 @@ def row_of(result: Result, name: str = "") -> Row:
         "run": name or result.name,
         "model": served.get("model") or configuration.get("model"),
         "rate": configuration.get("rate"),
-        **{tag: (configuration.get("tags") or {}).get(tag) for tag in TAGS[1:]},
+        "arrivals": None if (how := configuration.get("arrivals")) in _USUAL_ARRIVALS else how,
+        "stream": None if configuration.get("stream", True) else False,
+        **particulars(configuration),
+        **{tag: (configuration.get("tags") or {}).get(tag) for tag in _TOLD},
     }
     return Row(
         {name: value for name, value in values.items() if value is not None},
