@@ -198,6 +198,14 @@ def test_a_trace_is_planned_as_far_as_it_is_wanted(tmp_path: Path) -> None:
     assert [plan.due for plan in planned(load(**told, requests=2))[1]] == [0.0, 1.0]
 
 
+def test_a_traces_times_begin_with_what_is_measured(tmp_path: Path) -> None:
+    file = written(tmp_path, *({"at": at, "prompt": "p"} for at in (3, 53, 54, 90)))
+    told = {"arrivals": "trace", "concurrency": None, "replay": file, "requests": None}
+    before, plans = planned(load(**told, warm_up=1, duration_s=30.0))
+    assert [plan.due for plan in before] == [None]
+    assert [plan.due for plan in plans] == [0.0, 1.0]
+
+
 def test_a_files_prompts_are_asked_again_when_there_are_no_more(tmp_path: Path) -> None:
     file = written(tmp_path, {"prompt": "a"}, {"prompt": "b"})
     _, plans = planned(load(prompts=file))

@@ -150,7 +150,7 @@ class Load:
         end = self.duration_s
         pairs: Iterator[tuple[Prompt, float]]
         if self.arrivals == TRACE:
-            pairs = ((prompt, prompt.at or 0.0) for prompt in found)
+            pairs = _since_the_first(found)
         else:
             pairs = zip(found, self._arrivals(seed), strict=False)
         return itertools.takewhile(lambda pair: end is None or pair[1] < end, pairs)
@@ -174,6 +174,15 @@ class Load:
             messages = [{"role": "user", "content": text}]
             return chat(model, messages, prompt.max_tokens, **options)
         return completion(model, text, prompt.max_tokens, **options)
+
+
+def _since_the_first(found: Iterator[Prompt]) -> Iterator[tuple[Prompt, float]]:
+    """Of a trace; the warm-up may have had the entries before."""
+    first = None
+    for prompt in found:
+        at = prompt.at or 0.0
+        first = at if first is None else first
+        yield prompt, at - first
 
 
 def particulars(told: Mapping[str, Any]) -> dict[str, Any]:
