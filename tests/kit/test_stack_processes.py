@@ -109,6 +109,19 @@ def test_a_program_that_is_not_there_is_said_in_the_log(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_log_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    """The stack asks for it when it tells of a loss, which must be told in any case."""
+
+    async def scenario() -> None:
+        log = tmp_path / "log"
+        child = Child((sys.executable, "-c", ""), {}, log)
+        await child.ended
+        log.unlink()
+        assert await child.tail() == [f"{log}: No such file or directory"]
+
+    asyncio.run(scenario())
+
+
 def test_signals_that_the_stack_ignores_are_not_ignored_by_its_processes(tmp_path: Path) -> None:
     """As under ``nohup``, and in a shell's background."""
     script = (

@@ -73,8 +73,11 @@ class Child:
         self._say(leash.KILL)
 
     async def tail(self) -> list[str]:
-        """The last lines of its log."""
-        return tail(Path(self.log)) if self.log else []
+        """The last lines of its log, or why it cannot be read."""
+        try:
+            return tail(Path(self.log)) if self.log else []
+        except OSError as problem:
+            return [f"{self.log}: {problem.strerror}"]
 
     def _say(self, byte: bytes) -> None:
         if not self.ended.done():
