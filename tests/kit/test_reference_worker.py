@@ -16,6 +16,8 @@ from pd_testkit.reference.block_manager import BlockManager
 from pd_testkit.reference.engine_scheduler import EngineScheduler
 from pd_testkit.reference.kv_memory import cache_names, cache_shape
 from pd_testkit.reference.metadata import ConnectorMetadata, RemoteTransfer
+from pd_testkit.reference.moves import State
+from pd_testkit.reference.pushes import Awaited
 from pd_testkit.reference.request import Request
 from pd_testkit.reference.scheduler_side import Endpoint, SchedulerSide
 from pd_testkit.reference.side_channel import Client
@@ -178,6 +180,36 @@ def test_a_failure_is_reported_when_its_siblings_have_landed(
         assert pair.d.poll() == pair.p.poll() == Completions(), "the last cache is slow"
     pair.fabric.run_until_idle()
     assert pair.settle() == Completions(failed=frozenset({"r"}))
+
+
+@MODES
+def test_d_s_memory_is_taken_from_a_writer_that_gave_up(
+    pairs: Callable[..., Pair], writes: bool
+) -> None:
+    pair = pairs(Fail(nth=1), writes=writes)
+    before = pair.d.memory.handles()
+    pair.load((0,), (1,))
+    assert pair.settle() == Completions(failed=frozenset({"r"}))
+    anew = pair.d.memory.handles() != before
+    assert anew is writes, "what P has sent may still come; what D does not read does not"
+
+
+def test_a_write_that_never_began_leaves_d_s_memory_as_it_is(pairs: Callable[..., Pair]) -> None:
+    pair = pairs(writes=True)
+    before = pair.d.memory.handles()
+    nowhere = pair.transfer((0,), (1,), "not held")
+    pair.d.start_loads(ConnectorMetadata(receive={"r": nowhere}))
+    pair.until(lambda p, d: bool(pair.d.deadline))  # P has been told where to write
+    pair.d.abort("r")
+    pair.until(lambda p, d: d.failed == {"r"})
+    assert pair.d.memory.handles() == before
+
+
+def test_what_p_said_of_a_write_first_holds() -> None:
+    awaited = Awaited("p", ())
+    awaited.written(ok=False, begun=True)
+    awaited.written(ok=False, begun=False)  # its word to a D that has withdrawn meanwhile
+    assert awaited.state() is State.LOST
 
 
 @MODES

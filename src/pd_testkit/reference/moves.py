@@ -1,9 +1,10 @@
 """The life of a request's KV on its way between this worker and its peers.
 
 A move meets its peers, moves its bytes, checks what arrived, and ends, well or not, once nothing
-of it can be written any more. Transfers that hang, or whose bytes are not what they should be
-though they ended well, may still write: such a move is condemned, and ends when the worker's
-memory has been registered anew, which takes it away from whatever is in flight.
+of it can be written any more. Transfers that hang, that their writer has given up, or whose bytes
+are not what they should be though they ended well, may still write: such a move is condemned, and
+ends when the worker's memory has been registered anew, which takes it away from whatever is in
+flight.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class State(Enum):
     MOVING = auto()
     GOOD = auto()
     BAD = auto()
+    """Nothing more of it is written."""
+    LOST = auto()
+    """They have failed, but some of them may still come."""
 
 
 class Movement(Protocol):
@@ -252,6 +256,9 @@ class Moves(Generic[K]):
         if State.MOVING in states:
             if self._clock() >= running.deadline:
                 running.stage = _Stage.CONDEMNED
+            return None
+        if State.LOST in states:
+            running.stage = _Stage.CONDEMNED
             return None
         if State.BAD in states:
             return False

@@ -28,14 +28,18 @@ class Awaited:
         self._engine = engine
         self._missing = set(uids)
         self._ok: bool | None = None
+        self._begun = False
 
     @property
     def silent(self) -> bool:
         """P's word comes by itself, the fabric's has to be asked for."""
         return bool(self._ok and self._missing)
 
-    def written(self, ok: bool) -> None:
-        self._ok = ok
+    def written(self, ok: bool, begun: bool) -> None:
+        """What P says first holds: after its end it says to whoever withdraws that it writes
+        nothing."""
+        if self._ok is None:
+            self._ok, self._begun = ok, begun
 
     def notified(self, notification: Notification) -> None:
         """Twice counts once."""
@@ -43,9 +47,10 @@ class Awaited:
             self._missing.discard(notification.uid)
 
     def state(self) -> State:
-        """P's word alone does not say that its last byte is placed."""
+        """P's word alone does not say that its last byte is placed; nor, if it has given up, that
+        what it had sent is not placed later."""
         if self._ok is False:
-            return State.BAD
+            return State.LOST if self._begun else State.BAD
         return State.GOOD if self._ok and not self._missing else State.MOVING
 
 
@@ -104,7 +109,7 @@ class Receiving:
         """P's word; of a load that has ended, it is nothing."""
         awaited = self._awaited.get((message.reader, message.engine))
         if awaited is not None:
-            awaited.written(message.ok)
+            awaited.written(message.ok, message.begun)
 
     def poll(self) -> None:
         """Take in what the fabric notifies of."""
@@ -143,6 +148,7 @@ class Push(Move):
         self._rank = rank
         self._peers = peers
         self._address = (message.host, message.port)
+        self._begun = False
         self._meeting = peers.meet(self._address, message.engine_id)
         self.meetings = [self._meeting]
 
@@ -167,6 +173,7 @@ class Push(Move):
             message.tokens,
             message.skip,
         )
+        self._begun = True
         return [
             Transfers(
                 [
@@ -186,5 +193,6 @@ class Push(Move):
             self._peers.forget(self._address)
         message = self._message
         self._peers.tell(
-            self._address, Written(message.transfer_id, message.reader, self._engine.name, good)
+            self._address,
+            Written(message.transfer_id, message.reader, self._engine.name, good, self._begun),
         )

@@ -152,6 +152,8 @@ class Written(msgspec.Struct, frozen=True, tag=True):
     engine: str
     """P's worker, by its name on the fabric."""
     ok: bool
+    begun: bool = True
+    """If not ok: some bytes may be placed, even after this. False: none is, nor will be."""
 
 
 class DigestQuery(msgspec.Struct, frozen=True, tag=True):

@@ -180,7 +180,7 @@ class WorkerSide:
     def refuse(self, transfer_id: TransferId) -> None:
         """It will not be held, or not again: who has come for it is told, and who will come."""
         for message in self._early.refuse(transfer_id):
-            self._written(message, False)
+            self._never(message)
 
     def start_loads(self, metadata: ConnectorMetadata) -> None:
         """Start the loads of one step, without waiting.
@@ -306,7 +306,7 @@ class WorkerSide:
             del self._blocks[transfer_id], self._tokens[transfer_id]
             self.refuse(transfer_id)
         for message in self._early.expire(now):
-            self._written(message, False)
+            self._never(message)
         return sent | expired, expired
 
     def _claim(self, claim: Claim) -> Claimed:
@@ -348,7 +348,7 @@ class WorkerSide:
             _log.warning("%r told of %r, another life", message.reader, message.engine_id)
         elif message.transfer_id not in self._holds and self._terms.early:
             if not self._early.add(message, self._clock()):
-                self._written(message, False)
+                self._never(message)
         elif isinstance(message, Done):
             self._holds.told(message.transfer_id, message.reader, message.readers)
             with self._leasing:
@@ -377,9 +377,11 @@ class WorkerSide:
         """A push that has begun says itself when it has ended, or has said so."""
         waited = self._early.remove(message.transfer_id, message.reader)
         if waited or message.transfer_id not in self._holds:
-            self._written(message, False)
+            self._never(message)
 
-    def _written(self, message: Allocated | Withdrawn | Done, ok: bool) -> None:
+    def _never(self, message: Allocated | Withdrawn | Done) -> None:
+        """Who waits for bytes will get none."""
         if not isinstance(message, Done):
-            written = Written(message.transfer_id, message.reader, self._engine.name, ok)
+            name = self._engine.name
+            written = Written(message.transfer_id, message.reader, name, False, begun=False)
             self._peers.tell((message.host, message.port), written)
