@@ -74,6 +74,11 @@ class TestTheCommand:
         assert result.exit_code == 0
         assert "| one | 1.2 | 1 | 0 | 0 |\n| two | 1.2 | 1 | 0 | 0 |" in result.output
 
+    def test_of_no_files_no_clause_was_checked(self) -> None:
+        result = called()
+        assert result.exit_code == 0
+        assert "No clause was checked." in result.output
+
     def test_refuses_what_is_no_report(self, tmp_path: Path) -> None:
         for content in ("not json", "{}"):
             (tmp_path / "x.json").write_text(content)

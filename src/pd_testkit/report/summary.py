@@ -1,4 +1,4 @@
-"""Conformance reports as Markdown: ``python -m pd_testkit.report.summary FILE.json...``.
+"""Conformance reports as Markdown: ``python -m pd_testkit.report.summary [FILE.json]...``.
 
 For a CI job's summary: the terminal's tables, and what broke with the command that checks it again.
 """
@@ -75,12 +75,12 @@ def _cell(text: str) -> str:
 @click.argument(
     "files",
     nargs=-1,
-    required=True,
-    metavar="FILE.json...",
+    metavar="[FILE.json]...",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
 )
 def main(files: tuple[Path, ...]) -> None:
-    """Print the conformance reports that --pd-report wrote as Markdown."""
+    """Print the conformance reports that --pd-report wrote as Markdown. Of no file, no clause was
+    checked."""
     documents = [_read(file) for file in files]
     click.echo(summary(documents), nl=False)
 
