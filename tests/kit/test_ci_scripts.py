@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from pd_testkit.bench.sweep.sweep import END_S
+from pd_testkit.stack.docker import NETWORK
 
 SCRIPTS = Path(__file__).parents[2] / ".github" / "scripts"
 
@@ -88,8 +93,12 @@ class TestGpu:
 
     @staticmethod
     def part(machine: Path, name: str) -> int:
-        path = {"PATH": f"{machine}{os.pathsep}{os.environ['PATH']}", "BIN": str(machine)}
+        path = {"PATH": TestGpu.path(machine), "BIN": str(machine)}
         return run("gpu.sh", name, "gpus=2", at=machine.parent, variables=path).returncode
+
+    @staticmethod
+    def path(machine: Path) -> str:
+        return f"{machine}{os.pathsep}{os.environ['PATH']}"
 
     def test_l3_requires_what_it_is_given_and_asks_no_docker(self, machine: Path) -> None:
         assert self.part(machine, "l3") == 0
@@ -101,6 +110,55 @@ class TestGpu:
         assert self.part(machine, "accuracy") == 0
         up = calls(machine, "pd-testkit")[-1]
         assert up.startswith("up --engine vllm --runner docker --log-dir build/gpu/logs --then ")
+
+    def test_the_clauses_that_l3_asks_leave_their_reports(self, machine: Path) -> None:
+        program(machine, "python", f'echo "$PD_L3_REPORTS" > "{machine}/reports"')
+        assert self.part(machine, "l3") == 0
+        assert (machine / "reports").read_text("utf-8") == "build/gpu/clauses\n"
+
+    @staticmethod
+    def scripted_sweep(machine: Path, *, at_the_limit: bool) -> None:
+        """It says that it is up, and `down` with the signal's name once it is told to end."""
+        tells = "os.kill(os.getppid(), signal.SIGALRM)" if at_the_limit else ""
+        (machine / "sweep.py").write_text(
+            f"""
+import os, pathlib, signal, sys
+ends = (signal.SIGINT, signal.SIGTERM)
+signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+print("up", flush=True)
+{tells}  # which is how timeout gets to know
+number = signal.sigwait(ends)
+pathlib.Path("down").write_text(signal.Signals(number).name)
+sys.exit(3)
+"""
+        )
+        sweeps = f'exec "{sys.executable}" "{machine}/sweep.py"'
+        program(machine, "pd-testkit", f'[ "$1" != sweep ] || {sweeps}')
+
+    def test_at_the_limit_the_kit_takes_its_stacks_down(self, machine: Path) -> None:
+        self.scripted_sweep(machine, at_the_limit=True)
+        assert self.part(machine, "sweep") == 124
+        assert (machine.parent / "down").read_text() == "SIGINT"
+
+    def test_who_ends_a_part_ends_the_kit_and_waits_for_it(self, machine: Path) -> None:
+        self.scripted_sweep(machine, at_the_limit=False)
+        with subprocess.Popen(
+            [str(SCRIPTS / "gpu.sh"), "sweep", "gpus=2"],
+            cwd=machine.parent,
+            env={**os.environ, "PATH": self.path(machine), "BIN": str(machine)},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert "up\n" in iter(process.stdout.readline, "")
+            process.terminate()
+            assert process.wait(60) == 3
+        assert (machine.parent / "down").read_text() == "SIGTERM"
+
+    def test_a_sweep_may_take_down_a_stack_before_it_is_killed(self) -> None:
+        text = (SCRIPTS / "gpu.sh").read_text("utf-8")
+        (kill_after,) = re.findall(r"--kill-after=(\d+)", text)
+        assert int(kill_after) > 2 * END_S
 
     def test_a_part_that_fails_is_a_verdict(self, machine: Path) -> None:
         program(machine, "python", "exit 1")
@@ -126,6 +184,36 @@ class TestGpu:
 
     def test_there_is_no_other_part(self, machine: Path) -> None:
         assert self.part(machine, "everything") == 2
+
+
+class TestTakeDown:
+    """``take_down.sh``."""
+
+    @staticmethod
+    def left(folder: Path, stacks: str, containers: str) -> tuple[list[str], list[str]]:
+        """What pd-testkit and docker are told."""
+        bin_ = folder / "bin"
+        program(bin_, "pd-testkit", f"[ \"$1\" != status ] || echo '{stacks}'; exit 1")
+        program(bin_, "python", f'exec "{sys.executable}" "$@"')
+        program(bin_, "docker", f'[ "$1" != ps ] || printf "{containers}"; [ "$1" != network ]')
+        variables = {"PATH": TestGpu.path(bin_), "BIN": str(bin_)}
+        ended = run("take_down.sh", at=folder, variables=variables)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        return calls(bin_, "pd-testkit"), calls(bin_, "docker")
+
+    def test_stacks_and_containers_that_are_left_go(self, tmp_path: Path) -> None:
+        stacks = '[{"name": "default"}, {"name": "sweep-faee3ecff9a4"}]'
+        kit, docker = self.left(tmp_path, stacks, "12ab\\n34cd\\n")
+        assert kit == ["status --json", "down --name default", "down --name sweep-faee3ecff9a4"]
+        asked, *told = docker
+        assert "name=^vllm_prefill_" in asked
+        assert "name=^vllm_decode_" in asked
+        assert told == ["rm --force 12ab 34cd", f"network rm {NETWORK}"]
+
+    def test_nothing_is_taken_down_where_nothing_is_left(self, tmp_path: Path) -> None:
+        kit, docker = self.left(tmp_path, "[]", "")
+        assert kit == ["status --json"]
+        assert [call for call in docker if call.startswith("rm")] == []
 
 
 class TestOneIssue:
