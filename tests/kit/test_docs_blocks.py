@@ -127,7 +127,7 @@ class TestTheGuideToTargets:
 def test_the_runners_of_the_nightly_tests_are_what_the_workflow_takes(page: str) -> None:
     (block,) = of(page, "json")
     for runner in json.loads(block.text):
-        assert runner.keys() == {"name", "labels", "require"}
+        assert runner.keys() >= {"name", "labels", "require"}
         assert "self-hosted" in runner["labels"]
         assert needs.parse(runner["require"]).gpus == 2
 

@@ -7,6 +7,8 @@ shellcheck, what jobs and steps name of each other here.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -194,6 +196,7 @@ def test_github_and_buildkite_run_the_same_parts_on_gpus() -> None:
     night = read(GITHUB / "workflows" / "gpu-nightly.yml")["jobs"]["gpu"]
     (queue,) = (step for step in buildkite_steps() if step.get("key") == "gpu")
     assert night["strategy"]["matrix"]["part"] == queue["matrix"]
+    assert queue["env"].items() <= night_step("Real vLLM")["env"].items()
     assert [each["exit_status"] for each in queue["retry"]["automatic"]] == ["75", "-1"]
 
 
@@ -206,10 +209,83 @@ def test_the_nights_inputs_are_variables_of_a_deployment() -> None:
         for listed in re.findall(r"\[env:\s+([^]]+)\]", told)
         for name in listed.split(",")
     }
-    night = read(GITHUB / "workflows" / "gpu-nightly.yml")
-    inputs = set(night["on"]["workflow_dispatch"]["inputs"]) - {"runners"}
+    workflow = read(GITHUB / "workflows" / "gpu-nightly.yml")
+    inputs = set(workflow["on"]["workflow_dispatch"]["inputs"]) - {"runners"}
     assert inputs <= variables
-    assert inputs <= set(night["jobs"]["gpu"]["env"])
+    given = set(night_step("Real vLLM")["env"])
+    assert inputs | {"PD_CONNECTOR", "CACHE_DIR"} <= given
+    # The kit's own engines, which L3 brings up, would take them.
+    assert variables & set(night_step("L3")["env"]) == set()
+
+
+def night_step(name: str) -> dict[str, Any]:
+    """The step of a night whose name begins so."""
+    job = read(GITHUB / "workflows" / "gpu-nightly.yml")["jobs"]["gpu"]
+    assert "env" not in job
+    (found,) = (step for step in job["steps"] if step.get("name", "").startswith(name))
+    return dict(found)
+
+
+def test_l3_has_at_night_what_its_tests_look_for() -> None:
+    """Variables, and packages in the environment that runs them."""
+    from pd_testkit.hardware.machine import VARIABLES
+
+    # Reports are where gpu.sh leaves them.
+    assert set(VARIABLES) - {"PD_L3_REPORTS"} <= set(night_step("L3")["env"])
+    job = read(GITHUB / "workflows" / "gpu-nightly.yml")["jobs"]["gpu"]
+    (setup,) = (step for step in job["steps"] if "actions/setup" in step.get("uses", ""))
+    assert setup["with"]["packages"] == "${{ matrix.machine.packages }}"
+
+
+@pytest.mark.parametrize("names", [(), ("nixl", "moriio")])
+def test_the_summary_of_l3_has_all_that_was_asked(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Also where there was no vLLM to ask."""
+    for name in names:
+        file = tmp_path / "build" / "gpu" / "clauses" / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        clause = {"id": "PAIR-001", "outcome": "kept"}
+        file.write_text(
+            json.dumps({"targets": [{"name": name, "version": "1", "clauses": [clause]}]})
+        )
+    (tmp_path / ".venv").symlink_to(BIN.parent)
+    subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", night_step("Summary")["run"]],
+        cwd=tmp_path,
+        env={**os.environ, "GITHUB_STEP_SUMMARY": "summary.md"},
+        check=True,
+    )
+    told = (tmp_path / "summary.md").read_text("utf-8")
+    assert [name for name in names if f"| {name} | 1 | 1 | 0 | 0 |" not in told] == []
+    assert ("No clause was checked." in told) is (not names)
+
+
+def test_a_machines_keys_are_told_and_those_told_are_used() -> None:
+    text = (GITHUB / "workflows" / "gpu-nightly.yml").read_text("utf-8")
+    used = set(re.findall(r"matrix\.machine\.(\w+)", text))
+    page = (ROOT / "docs" / "ci.md").read_text("utf-8")
+    assert {key for key in used if f"`{key}`" not in page} == set()
+    for name in ("ci.md", "how-to/gpu-nights.md"):
+        (example,) = re.findall(
+            r"```json\n(.*?)```", (ROOT / "docs" / name).read_text("utf-8"), re.S
+        )
+        assert {key for machine in json.loads(example) for key in machine} <= used
+
+
+def test_a_night_of_l3_fails_without_the_engines_that_it_is_for() -> None:
+    """Their rows would be skipped, and the night green."""
+    from pd_testkit.hardware.needs import parse
+
+    page = (ROOT / "docs" / "ci.md").read_text("utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    asked = {machine["name"]: machine["require"] for machine in json.loads(example)}
+    (queue,) = (step for step in buildkite_steps() if step.get("key") == "gpu")
+    (script,) = (line for line in queue["command"] if "gpu.sh {{" in line)
+    for required, package in (
+        (asked["cuda"], "nixl"),
+        (asked["rocm"], "mori"),
+        (script.split()[-1], "nixl"),
+    ):
+        assert {name for name, _ in parse(required).packages} == {"vllm", package}
 
 
 # What the shell calls. Only simple commands are understood, which is all there is.
