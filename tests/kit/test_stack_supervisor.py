@@ -149,6 +149,37 @@ def test_the_first_process_that_ends_ends_the_start(folder: Folder) -> None:
     run(plan(broken, waits), folder, scenario)
 
 
+class Lost:
+    """A process of which nobody learns how it ended, or whether it ever ran."""
+
+    log = "lost.log"
+
+    def __init__(self) -> None:
+        self.pids: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> int:
+        raise OSError("no way to the node")
+
+    async def stop(self) -> int:
+        return await self.ended
+
+    def kill(self) -> None: ...
+
+    async def tail(self) -> list[str]:
+        return ["its last line"]
+
+
+def test_a_process_of_which_nothing_is_known_any_more_ends_the_start(folder: Folder) -> None:
+    async def scenario(bed: Bed) -> None:
+        bringing = bed.supervisor.bring_up()
+        with pytest.raises(Failed, match="prefill-0 ended with OSError: no way to") as failed:
+            await asyncio.wait_for(bringing, SECONDS)
+        assert failed.value.tail == ["its last line"]
+
+    run(plan(server("prefill-0", "prefill")), folder, scenario, lambda _: lambda _: Lost())
+
+
 def test_a_ready_process_that_ends_while_others_start_ends_the_start(folder: Folder) -> None:
     dies = server("prefill-0", "prefill", "dies")
     waits = server("decode-0", "decode", "unready=1000000")

@@ -150,10 +150,12 @@ class Supervisor:
         self._report(process.name, "ready", "")
 
     async def _watch(self, process: Process, running: Running) -> None:
-        status = await asyncio.shield(running.ended)
-        self._report(process.name, "ended", described(status))
-        message = f"{process.name} ended with {described(status)}"
-        await self._losses.put(Failed(message, await running.tail()))
+        try:
+            how = described(await asyncio.shield(running.ended))
+        except Exception as problem:  # or nobody would hear of it
+            how = f"{type(problem).__name__}: {problem}"
+        self._report(process.name, "ended", how)
+        await self._losses.put(Failed(f"{process.name} ended with {how}", await running.tail()))
 
     async def _down(self, process: Process) -> None:
         running = self._running.get(process.name)
