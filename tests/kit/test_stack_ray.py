@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -15,12 +16,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.kit.stack_plans import within
+from tests.kit.stack_plans import server, within
 
 ROOT = Path(__file__).parents[2]
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
@@ -29,6 +31,13 @@ OWN_PORTS = [
     word
     for name in ("router", "prefill", "decode", "prefill-side", "decode-side")
     for word in (f"--{name}-port", "0")
+]
+
+pytestmark = [
+    pytest.mark.timeout(4 * PATIENCE_S),
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="not applicable: ray is not installed"
+    ),
 ]
 
 
@@ -102,10 +111,6 @@ def completion(url: str) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.timeout(4 * PATIENCE_S)
-@pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="not applicable: ray is not installed"
-)
 def test_engines_serve_from_nodes_and_end_with_them(environment: dict[str, str]) -> None:
     options = ["--runner", "ray", "--host", HEAD, "--transport", "zmq", "--ray-resource", "engine"]
     with running("nodes", environment, "tests.kit.ray_nodes", HEAD, OTHER) as cluster:
@@ -130,3 +135,56 @@ def test_engines_serve_from_nodes_and_end_with_them(environment: dict[str, str])
             up.process.wait(PATIENCE_S)
         assert not listens(on[HEAD])
         assert not listens(said["url"])
+
+
+def test_an_engine_that_its_node_cannot_start_ends_the_start(environment: dict[str, str]) -> None:
+    """Here for its log, in whose place there is a folder. The reason is said in a line."""
+    logs = Path(environment["HOME"]) / "logs"
+    (logs / "prefill-0.log").mkdir(parents=True)
+    options = ["--runner", "ray", "--host", HEAD, "--transport", "zmq", *OWN_PORTS]
+    options += ["--log-dir", str(logs)]
+    with running("nodes", environment, "tests.kit.ray_nodes", HEAD, OTHER) as cluster:
+        up = subprocess.run(
+            [sys.executable, "-m", "pd_testkit", "up", *options, "--ray-address", cluster.line()],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+    assert up.returncode == 1
+    told = up.stderr.splitlines()
+    assert "prefill-0 ended with exit status 127" in told
+    reason = f"[Errno 21] Is a directory: '{logs}/prefill-0.log'"
+    why = [line for line in told if line.startswith("  | ")]
+    assert why in ([f"  | {node}: {reason}"] for node in (HEAD, OTHER))
+
+
+class OutOfMemory:
+    """An actor, and each of its methods: it is asked, and its node has no memory left."""
+
+    def __init__(self, *started: str) -> None:
+        self._started = started
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda *_: self._answer(name))
+
+    async def _answer(self, name: str) -> None:
+        from ray.exceptions import OutOfMemoryError
+
+        if name not in self._started:
+            raise OutOfMemoryError("the node runs low on memory\nmany more lines")
+
+
+@pytest.mark.parametrize(("started", "status"), [((), 127), (("start",), -signal.SIGKILL)])
+def test_why_ray_has_ended_an_engine_is_told(started: tuple[str, ...], status: int) -> None:
+    from pd_testkit.stack.ray import Far
+
+    async def scenario() -> None:
+        seat: Any = SimpleNamespace(host=OTHER)
+        engine = Far(OutOfMemory(*started), seat, server("prefill-0", "prefill"), Path("log"))
+        assert await asyncio.wait_for(engine.pids, PATIENCE_S) == ()
+        assert await engine.stop() == status
+        assert await engine.tail() == [f"{OTHER}: the node runs low on memory"]
+
+    asyncio.run(scenario())

@@ -13,16 +13,17 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from pd_testkit.stack.leash import NOT_RUN
 from pd_testkit.stack.machine import ThisMachine
 from pd_testkit.stack.plan import Plan, Process
 from pd_testkit.stack.planner import CannotPlan, assemble, check
@@ -86,12 +87,14 @@ class Far:
         self._actor = actor
         self._node = seat.host
         self.log = f"{seat.host}:{log}"
+        self._why = ""
         self.pids: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.create_task(self._follow(process, log))
 
     async def stop(self) -> int:
         if not self.ended.done():
-            await self._answer(self._actor.stop.remote(), None)
+            with suppress(RayError):  # the engine has just ended, or was not started
+                await self._actor.stop.remote()
         return await asyncio.shield(self.ended)
 
     def kill(self) -> None:
@@ -99,23 +102,36 @@ class Far:
             self._actor.kill.remote()
 
     async def tail(self) -> list[str]:
-        lost = [f"its log is lost with its node, {self._node}"]
-        lines: list[str] = await self._answer(self._actor.tail.remote(), lost)
+        """Of its log; or why there is none, where that is known."""
+        if self._why:
+            return [f"{self._node}: {self._why}"]
+        try:
+            lines: list[str] = await self._actor.tail.remote()
+        except RayError:
+            return [f"its log is lost with its node, {self._node}"]
         return lines
 
     async def _follow(self, process: Process, log: Path) -> int:
         env = {**process.env, **process.secrets}
-        await self._answer(self._actor.start.remote(process.argv, env, str(log)), None)
-        self.pids.set_result(())
-        status: int = await self._answer(self._actor.ended.remote(), -signal.SIGKILL)
+        try:
+            await self._actor.start.remote(process.argv, env, str(log))
+            self.pids.set_result(())
+            status: int = await self._actor.ended.remote()
+        except RayActorError:  # the actor has gone, and the engine with it
+            return -signal.SIGKILL
+        except RayError as problem:
+            self._why = _reason(problem)
+            return -signal.SIGKILL if self.pids.done() else NOT_RUN
+        finally:
+            if not self.pids.done():  # who waits for them is not to wait for ever
+                self.pids.set_result(())
         return status
 
-    async def _answer(self, answer: Any, lost: Any) -> Any:
-        """Or `lost`, when the actor has gone, and the engine with it."""
-        try:
-            return await answer
-        except RayActorError:
-            return lost
+
+def _reason(problem: RayError) -> str:
+    """In one line: an error of the actor's own comes with its traceback."""
+    cause = problem.cause if isinstance(problem, RayTaskError) else problem
+    return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
 @contextmanager
