@@ -105,6 +105,7 @@ LLAMA = {
         ({**LLAMA, "head_dim": 64}, 32 * 2 * 8 * 64 * 2),
         ({**LLAMA, "num_key_value_heads": None}, 32 * 2 * 32 * 128 * 2),
         ({**LLAMA, "torch_dtype": "float32"}, 32 * 2 * 8 * 128 * 4),
+        ({**LLAMA, "text_config": None}, 32 * 2 * 8 * 128 * 2),
         ({"text_config": {**LLAMA, "torch_dtype": None}, "dtype": "float32"}, 32 * 2 * 8 * 128 * 4),
         ({"n_layer": 12, "n_head": 12, "n_embd": 768}, 12 * 2 * 12 * 64 * 2),
         ({**LLAMA, "multi_query_group_num": 2, "num_key_value_heads": None}, 32 * 2 * 2 * 128 * 2),
@@ -134,6 +135,106 @@ def test_a_config_json_is_read(tmp_path: Path, config: dict[str, Any], per_token
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
     assert kv_size.read(file).bytes_per_token() == per_token
+
+
+QWEN3_NEXT = {
+    "model_type": "qwen3_next",
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "hidden_size": 2048,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "per_token"),
+    [
+        ({**QWEN3_NEXT, "full_attention_interval": 4}, 12, 12 * 2 * 2 * 256 * 2),
+        (QWEN3_NEXT, 12, 24576),  # the class's interval is 4, too
+        ({**QWEN3_NEXT, "num_hidden_layers": 47}, 11, 11 * 2 * 2 * 256 * 2),
+        # Jamba: layers 4, 12, 20 and 28.
+        (
+            {**LLAMA, "model_type": "jamba", "attn_layer_period": 8, "attn_layer_offset": 4},
+            4,
+            4 * 2 * 8 * 128 * 2,
+        ),
+        ({**LLAMA, "model_type": "jamba", "num_hidden_layers": 29}, 4, 4 * 2 * 8 * 128 * 2),
+        ({**LLAMA, "model_type": "jamba", "num_hidden_layers": 28}, 3, 3 * 2 * 8 * 128 * 2),
+        ({**LLAMA, "attn_layer_period": 8, "attn_layer_offset": 0}, 4, 4 * 2 * 8 * 128 * 2),
+        # Bamba-9B, and LFM2-1.2B with heads of 64.
+        ({**LLAMA, "attn_layer_indices": [9, 18, 27]}, 3, 3 * 2 * 8 * 128 * 2),
+        (
+            {
+                **LLAMA,
+                "num_hidden_layers": 16,
+                "hidden_size": 2048,
+                "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+            },
+            6,
+            6 * 2 * 8 * 64 * 2,
+        ),
+        # Nemotron-H, whose heads are not the hidden size's: 3072 / 32 is 96.
+        (
+            {
+                **LLAMA,
+                "model_type": "nemotron_h",
+                "hidden_size": 3072,
+                "num_hidden_layers": 12,
+                "hybrid_override_pattern": "M-M-M*EM-M*-",
+            },
+            2,
+            2 * 2 * 8 * 128 * 2,
+        ),
+        (
+            {
+                **LLAMA,
+                "num_hidden_layers": None,
+                "layers_block_type": ["mamba", "moe", "attention"],
+            },
+            1,
+            1 * 2 * 8 * 128 * 2,
+        ),
+        # MiniMax-Text-01's form, and MiniMax-M2's: 1 is softmax attention.
+        ({**LLAMA, "attn_type_list": ([0] * 7 + [1]) * 4}, 4, 4 * 2 * 8 * 128 * 2),
+        ({**LLAMA, "attn_type_list": [1] * 32}, 32, 131072),
+        # The indexer's keys do not count.
+        ({**LLAMA, "layer_types": ["indexed_attention"] * 32}, 32, 131072),
+        # The last one predicts a token more.
+        ({**LLAMA, "layer_types": ["full_attention"] * 33}, 32, 131072),
+    ],
+)
+def test_only_layers_with_attention_count(
+    config: dict[str, Any], layers: int, per_token: int
+) -> None:
+    shape = kv_size.of_config("x", config)
+    assert (shape.layers, shape.bytes_per_token()) == (layers, per_token)
+
+
+def test_layers_without_a_cache_are_noted() -> None:
+    assert kv_size.of_config("x", QWEN3_NEXT).note == "36 layers without a KV cache"
+    assert kv_size.of_config("x", LLAMA).note == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"block_configs": [{"attention": {"no_op": True}}], "num_key_value_heads": None}, "block"),
+        ({"num_kv_heads": [3, 4], "num_key_value_heads": None}, "num_kv_heads"),
+        ({"num_key_value_heads_per_layer": [4, 2]}, "num_key_value_heads_per_layer"),
+        ({"attn_layer_period": 6, "attn_layer_offset": 4, "attention_hidden_size": 1}, "hidden"),
+        ({"layers_block_type": ["mamba", "hybrid"] * 16}, "hybrid"),
+        ({"layer_types": ["compressed_sparse_attention"] * 32}, "compressed_sparse_attention"),
+        ({"hybrid_override_pattern": "M?" * 16}, r"\?"),
+        ({"linear_attn_config": {"full_attn_layers": [4]}}, "linear_attn_config"),
+        ({"model_type": "gemma3n_text"}, "num_kv_shared_layers"),
+        ({"block_types": ["recurrent", "recurrent", "attention"]}, "block_types"),
+    ],
+)
+def test_layers_that_differ_in_another_way_are_refused(more: dict[str, Any], what: str) -> None:
+    """And it is said what to give instead."""
+    with pytest.raises(NoShape, match=rf"{what}.*, which is not understood; give kv-size"):
+        kv_size.of_config("x", {**LLAMA, **more})
 
 
 @pytest.mark.parametrize(
@@ -167,6 +268,20 @@ def test_windows_are_noted(more: dict[str, Any], layers: int, window: int) -> No
         ("{}", "num_hidden_layers is None"),
         ('{"num_hidden_layers": 2}', "num_attention_heads is None"),
         (json.dumps({**LLAMA, "torch_dtype": "float3"}), "'float3' is not known"),
+        (json.dumps({**LLAMA, "text_config": "x"}), "the text's configuration is 'x'"),
+        (json.dumps({**LLAMA, "head_dim": "128"}), "head_dim is '128'"),
+        (
+            json.dumps({**LLAMA, "num_key_value_heads": [8, 4]}),
+            "a num_key_value_heads each, which is not",
+        ),
+        (json.dumps({**LLAMA, "kv_lora_rank": "512"}), "kv_lora_rank is '512'"),
+        (json.dumps({**LLAMA, "sliding_window": "far"}), "sliding_window is 'far'"),
+        (json.dumps({**LLAMA, "full_attention_interval": 0}), "full_attention_interval is 0"),
+        (json.dumps({**LLAMA, "attn_layer_period": 8}), "attn_layer_offset is None"),
+        (json.dumps({**LLAMA, "attn_layer_indices": 3}), "attn_layer_indices is 3"),
+        (json.dumps({**LLAMA, "attn_layer_indices": []}), "no layers"),
+        (json.dumps({**LLAMA, "layer_types": [{}]}), "layer_types is [{}]"),
+        (json.dumps({**LLAMA, "layer_types": ["attention"]}), "of 1 layers"),
     ],
 )
 def test_a_config_that_says_too_little_is_refused_in_one_line(

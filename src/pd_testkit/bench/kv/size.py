@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -52,9 +52,35 @@ _CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "sliding_window": 4096,
         "sliding_window_pattern": 6,
     },
+    "gemma3n_text": {"num_kv_shared_layers": 15},
+    "gemma4_text": {"global_head_dim": 512},
     "gpt_oss": {"sliding_window_pattern": 2},
+    "jamba": {"num_key_value_heads": 8, "attn_layer_period": 8, "attn_layer_offset": 4},
+    "nemotron_h": {"num_key_value_heads": 8, "head_dim": 128},
+    "qwen3_next": {"num_key_value_heads": 2, "head_dim": 256, "full_attention_interval": 4},
+    "qwen3_5_text": {"num_key_value_heads": 4, "head_dim": 256, "full_attention_interval": 4},
+    "qwen3_5_moe_text": {"num_key_value_heads": 2, "head_dim": 256, "full_attention_interval": 4},
 }
 """What these models' ``config.json`` leave to transformers' configuration classes."""
+
+_FULL, _NEAR, _NONE = "full_attention", "sliding_attention", "linear_attention"
+_KINDS: Mapping[str | int, str] = {
+    **dict.fromkeys(("full_attention", "attention", "*", 1), _FULL),
+    **dict.fromkeys(("indexed_attention", "deepseek_sparse_attention"), _FULL),
+    **dict.fromkeys(("linear_attention", "mamba", "conv", "moe", "mlp", "M", "E", "-", 0), _NONE),
+    **dict.fromkeys(("sliding_attention", "chunked_attention"), _NEAR),
+}
+"""Of layers, by the names that transformers has and had, Nemotron-H's letters, and MiniMax's
+numbers."""
+
+_UNLIKE = (
+    *("attention_hidden_size", "block_configs", "block_types", "compress_rates", "compress_ratios"),
+    *("cross_attention_layers", "global_head_dim", "hybrid_layer_pattern", "layer_group_size"),
+    *("linear_attn_config", "num_key_value_heads_per_layer", "num_kv_shared_layers"),
+    *("per_layer_config", "swa_head_dim", "swa_num_key_value_heads"),
+)
+"""Where a ``config.json`` has one of these, layers differ in what is not calculated here: of some
+the KV is another's or compressed, or has other heads."""
 
 
 class NoShape(ValueError):
@@ -188,10 +214,9 @@ def of_config(name: str, config: Mapping[str, Any]) -> KvShape:
     Raises:
         NoShape: it does not say enough.
     """
-    text = next(
-        (config[key] for key in ("text_config", "language_config", "llm_config") if key in config),
-        config,
-    )
+    text = _first(config, "text_config", "language_config", "llm_config") or config
+    if not isinstance(text, Mapping):
+        raise NoShape(f"{name}: the text's configuration is {text!r}")
     text = {**_CLASS_DEFAULTS.get(str(text.get("model_type")), {}), **text}
     dtype = _first(text, "dtype", "torch_dtype") or _first(config, "dtype", "torch_dtype")
     layers, window_layers, window, note = _layers(name, text)
@@ -203,42 +228,112 @@ def of_config(name: str, config: Mapping[str, Any]) -> KvShape:
         "window": window,
         "note": note,
     }
-    if latent := _first(text, "kv_lora_rank"):
-        rope = _number(name, text, "qk_rope_head_dim")
-        return KvShape(**common, latent_dim=int(latent), rope_dim=rope)
-    heads = _first(text, "num_key_value_heads", "multi_query_group_num", "num_kv_heads")
-    dim = _first(text, "head_dim", "kv_channels")
-    if heads is None or dim is None:
-        query_heads = _number(name, text, "num_attention_heads", "n_head")
-        heads = heads or query_heads
-        dim = dim or _number(name, text, "hidden_size", "n_embd") // query_heads
-    return KvShape(**common, kv_heads=int(heads), head_dim=int(dim))
+    if _first(text, "kv_lora_rank"):
+        latent = _number(name, text, "kv_lora_rank")
+        return KvShape(
+            **common, latent_dim=latent, rope_dim=_number(name, text, "qk_rope_head_dim")
+        )
+    query_heads = ("num_attention_heads", "n_head")
+    kv_heads = ("num_key_value_heads", "multi_query_group_num", "num_kv_heads")
+    heads = _number(name, text, *(kv_heads if _first(text, *kv_heads) is not None else query_heads))
+    if _first(text, "head_dim", "kv_channels") is not None:
+        dim = _number(name, text, "head_dim", "kv_channels")
+    else:
+        dim = _number(name, text, "hidden_size", "n_embd") // _number(name, text, *query_heads)
+    return KvShape(**common, kv_heads=heads, head_dim=dim)
 
 
 def _layers(name: str, text: Mapping[str, Any]) -> tuple[int, int, int, str]:
     """Layers with a KV cache, those of them with a window, its tokens, and a note."""
-    layers = _number(name, text, "num_hidden_layers", "num_layers", "n_layer")
-    kinds = text.get("layer_types")
+    kinds = _kinds(name, text)
+    kept = [kind for kind in kinds if kind != _NONE]
+    without = len(kinds) - len(kept)
+    note = f"{without} layers without a KV cache" if without else ""
+    if not _first(text, *_WINDOW) or text.get("use_sliding_window") is False:
+        return len(kept), 0, 0, note
+    near = sum(kind != _FULL for kind in kept)
+    return len(kept), near, _number(name, text, *_WINDOW) if near else 0, note
+
+
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer")
+_LISTS = ("layer_types", "layers_block_type", "hybrid_override_pattern", "attn_type_list")
+_INDICES = ("attn_layer_indices", "full_attn_idxs")
+_WINDOW = ("sliding_window", "attention_chunk_size")
+
+
+def _kinds(name: str, text: Mapping[str, Any]) -> list[str]:
+    """Of each layer, by the names that `_KINDS` leads to.
+
+    Raises:
+        NoShape: it is not said, or not understood.
+    """
+    for key in _UNLIKE:
+        if text.get(key):
+            raise _unlike(name, key)
+    if _first(text, *_LISTS) is not None:
+        return _listed(name, text)
+    layers = _number(name, text, *_LAYERS)
+    full: Collection[int] | None = None
+    if text.get("full_attention_interval") is not None:  # Qwen3-Next: the last of each interval
+        every = _number(name, text, "full_attention_interval")
+        full = range(every - 1, layers, every)
+    elif text.get("attn_layer_period") is not None:  # Jamba
+        begin = _number(name, text, "attn_layer_offset", least=0)
+        full = range(begin, layers, _number(name, text, "attn_layer_period"))
+    elif _first(text, *_INDICES) is not None:  # Bamba, LFM2
+        full = _list(name, text, *_INDICES)
+    if full is not None:
+        return [_FULL if layer in full else _NONE for layer in range(layers)]
     pattern = text.get("sliding_window_pattern")
-    window = _first(text, "sliding_window", "attention_chunk_size") or 0
-    if kinds:
-        kept = [kind for kind in kinds if kind not in ("linear_attention", "mamba", "conv")]
-        note = "" if len(kept) == layers else f"{layers - len(kept)} layers without a KV cache"
-        near = sum(kind in ("sliding_attention", "chunked_attention") for kind in kept)
-        return len(kept), near, int(window) if near else 0, note
-    if not window or text.get("use_sliding_window") is False:
-        return layers, 0, 0, ""
-    if isinstance(pattern, int) and pattern > 0:
-        return layers, layers - layers // pattern, int(window), ""
-    return layers, layers, int(window), ""
+    every = pattern if type(pattern) is int and pattern > 0 else layers + 1
+    return [_NEAR if layer % every else _FULL for layer in range(1, layers + 1)]
+
+
+def _listed(name: str, text: Mapping[str, Any]) -> list[str]:
+    """The same, of a list of all layers; what follows on them predicts more tokens at once."""
+    given = _list(name, text, *_LISTS)
+    layers = len(given) if _first(text, *_LAYERS) is None else _number(name, text, *_LAYERS)
+    if len(given) < layers:
+        raise NoShape(f"{name}: it says of {len(given)} layers what they are, and has {layers}")
+    if unknown := [kind for kind in given[:layers] if kind not in _KINDS]:
+        raise _unlike(name, str(unknown[0]))
+    return [_KINDS[kind] for kind in given[:layers]]
+
+
+def _unlike(name: str, what: str) -> NoShape:
+    return NoShape(
+        f"{name}: its layers have {what}, which is not understood; "
+        "give kv-size --layers, --kv-heads and --head-dim, or bandwidth --kv-bytes-per-token"
+    )
+
+
+def _list(name: str, config: Mapping[str, Any], *names: str) -> list[Any]:
+    """The first of these that is there; letters are a list as well.
+
+    Raises:
+        NoShape: it is none.
+    """
+    key = next(each for each in names if config.get(each) is not None)
+    value = config[key]
+    if not isinstance(value, list | str) or not all(isinstance(each, str | int) for each in value):
+        raise NoShape(f"{name}: {key} is {value!r}")
+    return list(value)
+
+
+def _number(name: str, config: Mapping[str, Any], *names: str, least: int = 1) -> int:
+    """The first of these that is there.
+
+    Raises:
+        NoShape: it is no such number, or there is none.
+    """
+    key = next((each for each in names if config.get(each) is not None), names[0])
+    value = config.get(key)
+    if isinstance(value, list):
+        raise _unlike(name, f"a {key} each")
+    if type(value) is not int or value < least:
+        raise NoShape(f"{name}: {key} is {value!r}")
+    return value
 
 
 def _first(config: Mapping[str, Any], *names: str) -> Any:
     return next((config[name] for name in names if config.get(name) is not None), None)
-
-
-def _number(name: str, config: Mapping[str, Any], *names: str) -> int:
-    value = _first(config, *names)
-    if type(value) is not int or value < 1:
-        raise NoShape(f"{name}: {names[0]} is {value!r}")
-    return value
