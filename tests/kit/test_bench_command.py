@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,32 @@ def test_a_run_that_was_stopped_goes_on(server: Server, file: Path, left: bytes)
     again = told(*arguments, "--resume", str(file))
     assert again.exit_code == 0
     assert len(server.asked) == 3
+
+
+def test_the_warm_up_of_a_run_that_goes_on_takes_none_of_its_time(
+    server: Server, file: Path
+) -> None:
+    arguments = ("--requests", "6", "--concurrency", "1", "--warm-up", "3")
+    assert told(*arguments, file=file).exit_code == 0
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:6]))  # the run, its warm-up and two requests
+    assert told(*arguments, "--resume", str(file)).exit_code == 0
+    *_, second, _, _, warm, third, _, _, _ = results.read(file).requests
+    assert [request.index for request in (second, warm, third)] == [4, 2, 5]
+    assert second.ended <= third.due < warm.ended
+
+
+def test_the_testbeds_second_half_follows_its_first_also_where_that_went_on(
+    server: Server, file: Path
+) -> None:
+    arguments = ("--testbed", "--requests", "3", "--concurrency", "1")
+    assert told(*arguments, file=file).exit_code == 0
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:3]))  # the run and two requests
+    assert told(*arguments, "--resume", str(file)).exit_code == 0
+    requests = results.read(file).requests
+    assert [request.mode for request in requests] == ["stream"] * 3 + ["whole"] * 3
+    assert all(after.due >= before.ended for before, after in pairwise(requests))
 
 
 def test_an_open_loop_goes_on_where_it_was(server: Server, file: Path) -> None:

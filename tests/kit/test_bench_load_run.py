@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -152,11 +153,13 @@ class Answering:
 
 
 def carried_out(
-    *phases: Phase, done: frozenset[int] = frozenset()
+    *phases: Phase,
+    done: frozenset[int] = frozenset(),
+    begins: Callable[[], None] = lambda: None,
 ) -> tuple[list[tuple[int, float]], list[Request | Counted]]:
     client, noted = Answering(), list[Request | Counted]()
     engines = Engines([], [])
-    load = LoadRun(client, Virtual(), engines, noted.append, "x", 1, done)  # type: ignore[arg-type]
+    load = LoadRun(client, Virtual(), engines, noted.append, "x", 1, done, begins)  # type: ignore[arg-type]
     run(load.carry_out(phases, TEXTS, "m"))
     return client.sent, noted
 
@@ -190,6 +193,13 @@ def test_a_phase_begins_when_the_one_before_has_ended() -> None:
 def test_what_is_done_is_not_sent_again_and_the_rest_keeps_its_distances() -> None:
     assert carried_out(Phase(OPEN), done=frozenset({1}))[0] == [(0, 0.0), (2, 2.0), (3, 2.5)]
     assert carried_out(Phase(OPEN), done=frozenset({1, 2, 3}))[0] == []
+
+
+def test_what_is_measured_is_said_to_begin_after_the_warm_up_where_anything_is_sent() -> None:
+    begun: list[float] = []
+    phases = Phase(OPEN), Phase(OPEN)
+    carried_out(*phases, done=frozenset({1, 2, 3, 5}), begins=lambda: begun.append(Virtual().now()))
+    assert begun == [2.0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

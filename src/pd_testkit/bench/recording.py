@@ -23,7 +23,7 @@ class Recording:
     """
     Attributes:
         requests, counted: so far.
-        clock: of the run; where it goes on, from where it was.
+        clock: of the run; where it goes on, see `go_on`.
         client_kind: of the clients that are made.
         interrupted: by a signal.
         problem: why the measurement could not go on; empty: it could.
@@ -47,11 +47,21 @@ class Recording:
         self.client_kind: type[Client] = Client
         self._api_key = api_key
         self._writer = writer
-        self.clock = Monotonic(max((request.ended for request in self.requests), default=0.0))
+        measured = (request.ended for request in self.requests if not request.warm_up)
+        self._measured_until = max(measured, default=0.0) if resumed else None
+        self.clock = Monotonic(self._measured_until or 0.0)
 
     def client(self, url: str) -> Client:
         """To an endpoint, with the run's clock."""
         return self.client_kind(self.found.session, url, self.clock.now, self._api_key)
+
+    def go_on(self) -> None:
+        """What is measured from here on follows what was measured before: the clock is set to its
+        end, so that no preparation is time of the run. Only the first call sets it, and none in a
+        run that was not resumed."""
+        if self._measured_until is not None:
+            self.clock.set(self._measured_until)
+            self._measured_until = None
 
     def note(self, line: Request | Counted) -> None:
         """It is known, and written."""

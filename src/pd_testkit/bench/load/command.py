@@ -183,6 +183,8 @@ async def _measured(told: _Told) -> int:
 
 async def _recorded(told: _Told, found: Reached, recording: Recording) -> int:
     texts = await Texts.of(found.endpoint, *found.engines.prefill) if told.load.drawn else None
+    if told.trace is not None:
+        recording.go_on()  # a trace knows no clock that is set: here the warm-up takes its time
     async with traced(recording, told.trace):
         run = LoadRun(
             recording.client(found.endpoint.url),
@@ -192,6 +194,7 @@ async def _recorded(told: _Told, found: Reached, recording: Recording) -> int:
             recording.run.id,
             told.seed,
             {request.index for request in recording.requests if not request.warm_up},
+            recording.go_on,
         )
         model, phases = found.endpoint.model, told.phases
         await recording.carry_out(run.carry_out(phases, texts or Texts.estimated(), model))
@@ -259,7 +262,7 @@ def _watched(recording: Recording) -> Callable[[Request | Counted], None]:
         nonlocal shown
         recording.note(line)
         now = recording.clock.now()
-        if now - shown > _SHOW_S:
+        if abs(now - shown) > _SHOW_S:  # it may have been set back
             shown = now
             click.echo(f"\r{_progress(recording.requests)}", err=True, nl=False)
 

@@ -34,7 +34,11 @@ class Monotonic:
     """
 
     def __init__(self, begin: float = 0.0) -> None:
-        self._origin = time.perf_counter() - begin
+        self.set(begin)
+
+    def set(self, now: float) -> None:
+        """Nobody may be waiting for a time."""
+        self._origin = time.perf_counter() - now
 
     def now(self) -> float:
         return time.perf_counter() - self._origin

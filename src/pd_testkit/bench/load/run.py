@@ -38,6 +38,7 @@ class LoadRun:
     note: gets what is known, at once.
     name, seed: of the run.
     done: indices of requests that are not sent again.
+    begins: called whenever a phase is prepared, and what it measures begins; may set the clock.
 
     Attributes:
         busy: the share of a core that this process took while it measured; the highest of all
@@ -53,6 +54,7 @@ class LoadRun:
         name: str,
         seed: int,
         done: Collection[int] = frozenset(),
+        begins: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -61,6 +63,7 @@ class LoadRun:
         self._name = name
         self._seed = seed
         self._done = done
+        self._begins = begins
         self.busy = 0.0
 
     async def carry_out(self, phases: Sequence[Phase], texts: Texts, model: str) -> None:
@@ -90,6 +93,7 @@ class LoadRun:
         await self._warm_up(before, users)
         counters = await self._engines.snapshot()
         counters = await self._engines.settled(counters, 0)
+        self._begins()
         began, used = self._clock.now(), time.process_time()
         tokens: list[int] = []
 
