@@ -25,7 +25,8 @@ def outcomes(target: str, folder: Path, units: str) -> dict[str, str]:
         capture_output=True,
         text=True,
     )
-    assert "P/D conformance" in run.stdout, run.stdout + run.stderr
+    print(run.stdout)  # shown where a clause is broken
+    assert "P/D conformance" in run.stdout, run.stderr
     (found,) = json.loads(report.with_suffix(".json").read_text())["targets"]
     return {clause["id"]: clause["outcome"] for clause in found["clauses"]}
 

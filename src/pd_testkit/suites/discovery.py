@@ -333,7 +333,7 @@ class DiscoverySuite(Suite):
         for form in forms:
             discovery = make()
             for number in range(8):
-                peer = peers.new(discovery)
+                peer = peers.new(discovery, reconnects=False)  # who is gone does not come back
                 # It is gone by the time at which the last of these are answered.
                 peer.send(form(P, number), *(form(D, number, beat) for beat in range(100)))
                 peer.vanish()
