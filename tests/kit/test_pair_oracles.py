@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from pd_testkit.contract import HandOff, MemoryRange, WorkerSpec
+from pd_testkit.contract import Capabilities, HandOff, MemoryRange, WorkerReport, WorkerSpec
 
 np = pytest.importorskip("numpy", reason="not applicable: numpy is not installed")
 
+from pd_testkit.fabric import Fabric  # noqa: E402
+from pd_testkit.suites import pair_fabric  # noqa: E402
 from pd_testkit.suites.pair_bytes import PromptKV, WorkerMemory  # noqa: E402
 from pd_testkit.suites.peer_memory import check_known  # noqa: E402
 
@@ -85,3 +87,22 @@ def test_the_end_of_a_prompt_is_what_its_last_blocks_hold() -> None:
     assert worker.wrong([2, 7], rest, 6) == ""
     assert "token 0" in worker.wrong([5, 2], rest, 6)
     assert worker.wrong([5, 2, 7], kv, 10) == "", "the whole is as it was"
+
+
+@pytest.mark.parametrize(("reaction_s", "looks"), [(0.0, 3), (0.01, 3), (1.5, 76)])
+def test_what_must_not_be_reported_is_looked_for_until_it_would_have_shown(
+    reaction_s: float, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]  # seconds, which pass only as the run waits
+    monkeypatch.setattr(pair_fabric, "monotonic", lambda: clock[0])
+    spec = WorkerSpec(mla=True, kv_heads=1, head_dim=24, layers=1, num_blocks=2)
+    pair: Any = SimpleNamespace(
+        cache=lambda role, **which: {"0": np.zeros((2, 16, 1, 24), np.uint16)},
+        poll=lambda role, engine: (WorkerReport(),),
+        wait=lambda seconds: clock.__setitem__(0, round(clock[0] + seconds, 6)),
+    )
+    can = Capabilities(fabric=True)
+    run = pair_fabric.FabricRun(pair, Fabric(), [spec], spec, can, 5.0, reaction_s)
+    assert sum(1 for _ in run.looks()) == looks
+    waited = (looks - 1) * 0.02 if reaction_s else 0.0
+    assert clock == [pytest.approx(100.0 + waited)]

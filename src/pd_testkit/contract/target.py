@@ -66,6 +66,10 @@ class Target:
     """The same for clauses on latent caches. Capability ``mla``."""
     least_patience_s: float = 0.0
     """The shortest ``patience_s`` that its workers can be given; clauses wait that much longer."""
+    reaction_s: float = 0.0
+    """Real seconds within which what its workers do by themselves, between two calls, shows in what
+    a `pair` reports: clauses on what must not be reported look on for so long. 0: they do nothing
+    by themselves."""
 
     def version(self) -> str:
         """A release or a commit, for the header and the report."""

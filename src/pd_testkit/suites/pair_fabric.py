@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pd_testkit.suites.pair_network import WatchedFabric
-from pd_testkit.suites.pair_run import Order, Prompt, Run
+from pd_testkit.suites.pair_run import NAP, Order, Prompt, Run
 
 if TYPE_CHECKING:
     from pd_testkit.contract import Capabilities, WorkerSpec
@@ -14,8 +16,16 @@ if TYPE_CHECKING:
     from pd_testkit.fabric import Fabric, Fault
 
 
+_LOOKS = 3
+"""At what must not be reported, at least."""
+
+
 class FabricRun(Run):
-    """A pair under observation, and what its bytes move over."""
+    """A pair under observation, and what its bytes move over.
+
+    Args:
+        reaction_s: real seconds after which what the workers do by themselves shows.
+    """
 
     def __init__(
         self,
@@ -25,10 +35,12 @@ class FabricRun(Run):
         decode: WorkerSpec,
         can: Capabilities,
         deadline_s: float,
+        reaction_s: float = 0.0,
     ) -> None:
         super().__init__(pair, WatchedFabric(fabric), prefill, decode, can, deadline_s)
         self.fabric = fabric
         self._transfers = 0
+        self._reaction_s = reaction_s
 
     @property
     def is_idle(self) -> bool:
@@ -52,6 +64,17 @@ class FabricRun(Run):
             lambda: not self.fabric.run_until_idle() and all(map(self.is_over, orders)),
             f"loads of {self._names(orders)} reported",
         )
+
+    def looks(self) -> Iterator[None]:
+        """Poll some times, as long as anything could show that must not: for a check each time."""
+        end = monotonic() + self._reaction_s
+        for look in count(1):
+            self.poll()
+            yield
+            if look >= _LOOKS and monotonic() >= end:
+                return
+            if self._reaction_s:
+                self.pair.wait(NAP)
 
     def transfers_of_a_load(self) -> int:
         """How many of the fabric's transfers the target makes of a load of one block."""

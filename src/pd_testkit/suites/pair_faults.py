@@ -65,9 +65,8 @@ class Statuses:
         order = run.post(run.prompt("a", [3, 1]), [0, 2])
         run.fabric.clock.advance(0.5)
         assert len(run.fabric.in_flight) == 1, "the last layer has landed, the first has not"
-        for _ in range(3):
-            run.poll()
-        assert not run.is_over(order)
+        for _ in run.looks():
+            assert not run.is_over(order)
         run.land(order)
         run.settle()
         assert run.fabric.counters.faults["reorder"] == 1
@@ -92,10 +91,9 @@ class Statuses:
         order = run.post(run.prompt("a", [3, 1]), [0, 2])
         run.fabric.clock.advance(0.5)
         assert run.fabric.counters.faults["fail"] == 1
-        for _ in range(3):
-            run.poll()
-        assert not run.is_over(order), "the last layer still writes into D's blocks"
-        assert not run.is_told(order.prompt), "the last layer still reads P's blocks"
+        for _ in run.looks():
+            assert not run.is_over(order), "the last layer still writes into D's blocks"
+            assert not run.is_told(order.prompt), "the last layer still reads P's blocks"
         run.land(order)
         run.told(order.prompt)
         run.check()

@@ -29,10 +29,9 @@ class Aborts:
             for _ in range(landed):
                 run.fabric.clock.run_next()
             run.pair.abort(Role.CONSUMER, order.request_id)
-            for _ in range(3):
-                run.poll()
-            assert not run.is_told(order.prompt), f"{landed} landed, others still read P's blocks"
-            assert not run.is_over(order), f"{landed} landed, others still write into D's blocks"
+            for _ in run.looks():
+                assert not run.is_told(order.prompt), f"{landed} landed, others read P's blocks"
+                assert not run.is_over(order), f"{landed} landed, others write into D's blocks"
             run.land(order)
             run.told(order.prompt)
             landed += 1
@@ -54,9 +53,8 @@ class Aborts:
         run = start(spec(), spec(), poll_advances=False)
         order = run.post(run.prompt("a", [3, 1]), [0, 2])
         run.pair.abort(Role.PRODUCER, "a")
-        for _ in range(3):
-            run.poll()
-        assert not run.is_told(order.prompt), "P says sent, but its blocks are still read from"
+        for _ in run.looks():
+            assert not run.is_told(order.prompt), "P says sent, but its blocks are still read from"
         run.land(order)
         run.told(order.prompt)
         run.check()

@@ -49,7 +49,7 @@ class PairBase(PairTarget, Suite):
                 return Run(pair, OwnTransport(), producers, decode, can, deadline_s)
             fabric = Fabric(FabricOptions(**options), faults, seed)
             pair = make(producers, decode, mode=mode, fabric=fabric)
-            return FabricRun(pair, fabric, producers, decode, can, deadline_s)
+            return FabricRun(pair, fabric, producers, decode, can, deadline_s, target.reaction_s)
 
         return start
 

@@ -50,10 +50,9 @@ class Writing:
             run.fabric.inject(fault)
             held = run.post(run.prompt(fault.name, [len(run.orders)]), [len(run.orders)])
             run.fabric.clock.advance(0.5)
-            for _ in range(3):
-                run.poll()
-            assert not run.is_over(held)
-            assert not run.is_told(held.prompt), "P says sent, and its blocks still move"
+            for _ in run.looks():
+                assert not run.is_over(held)
+                assert not run.is_told(held.prompt), "P says sent, and its blocks still move"
             run.land(held)
             assert run.fabric.counters.faults[fault.name] == 1
         run.settle()
@@ -86,10 +85,9 @@ class Writing:
             run = start(spec(), spec(), mode="write", poll_advances=False)
             order = run.post(run.prompt("a", [3, 1]), [0, 2])
             run.pair.abort(role, name)
-            for _ in range(3):
-                run.poll()
-            assert not run.is_over(order), "P still writes into D's blocks"
-            assert not run.is_told(order.prompt), "P says sent, and its blocks still move"
+            for _ in run.looks():
+                assert not run.is_over(order), "P still writes into D's blocks"
+                assert not run.is_told(order.prompt), "P says sent, and its blocks still move"
             run.land(order)
             run.told(order.prompt)
             run.check()

@@ -29,6 +29,8 @@ class SglangTarget(Target):
 
     least_patience_s = 1.0
     """Its timeouts are whole seconds."""
+    reaction_s = 2.0
+    """P's transfer worker looks up from mori's `wait_all` once a second."""
 
     def __init__(self, backend: Backend) -> None:
         self.name = f"sglang:{backend.name}"

@@ -42,7 +42,7 @@ _CAUSES: dict[str, tuple[Cause, ...]] = {
         (
             "prefill:SchedulerDisaggregationPrefillMixin.handle_inflight_transfer_failure",
             "gives P's pages back as soon as the room has failed, while mori still reads them",
-            ("PAIR-049", "PAIR-060", "PAIR-062", "PAIR-079", "PAIR-080"),
+            ("PAIR-042", "PAIR-049", "PAIR-060", "PAIR-062", "PAIR-079", "PAIR-080"),
             "https://github.com/sgl-project/sglang/pull/38961",
         ),
     ),

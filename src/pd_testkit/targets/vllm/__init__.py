@@ -67,6 +67,8 @@ class VllmTarget(Target):
     """The CPU's attention has blocks of 32 tokens."""
     latent_spec = WorkerSpec(mla=True, kv_heads=1, head_dim=72, block_size=16)
     """That for latent caches has blocks of 16."""
+    reaction_s = 1.5
+    """MoRIIO's threads look up more often than that; their processes may have to wait for a CPU."""
 
     def __init__(
         self,
