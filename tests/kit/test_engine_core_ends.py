@@ -145,6 +145,20 @@ def test_what_cannot_run_is_refused_and_frees_p() -> None:
     asyncio.run(run())
 
 
+def test_a_p_of_which_nothing_is_told_is_freed_where_it_holds_the_blocks() -> None:
+    async def run() -> None:
+        p = core(role="prefill", tp_size=2, dp_size=2)
+        d = core(role="decode")
+        async with running(p, d):
+            for room in range(2):  # one on each of P's ranks
+                await answer(p, Generation(f"p{room}", prompt_of(20, room), GREEDY, Hold(room)))
+            for room in range(2):
+                d.release(Load(None, *p.side_channel, room))
+            await at_rest(p)
+
+    asyncio.run(run())
+
+
 def test_an_id_in_use_is_refused_and_its_owner_goes_on() -> None:
     async def run() -> None:
         engine = core(role="both")

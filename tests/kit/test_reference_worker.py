@@ -261,6 +261,16 @@ def test_an_abort_before_the_bytes_move_ends_the_load(pairs: Callable[..., Pair]
     assert pair.fabric.counters.operations == 0
 
 
+def test_an_abort_before_p_has_said_who_it_is_ends_the_load(pairs: Callable[..., Pair]) -> None:
+    pair = pairs()
+    pair.p.hold("t", (1,))
+    whoever = replace(pair.transfer((0,), (1,)), remote_engine_id=None)
+    pair.d.start_loads(ConnectorMetadata(receive={"r": whoever}))
+    pair.d.abort("r")
+    assert pair.settle() == Completions(failed=frozenset({"r"}))
+    assert pair.fabric.counters.operations == 0
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -64,7 +64,7 @@ class Here:
         role: of `pd_testkit.engine.settings.ROLES`.
         protocol: of `PROTOCOLS`.
         port: the base of its side channel.
-        tp_size: also of a P of which a protocol does not tell: it has to be the same there.
+        tp_size: also taken for P's where a protocol does not tell of it, until P has.
     """
 
     role: str = "both"

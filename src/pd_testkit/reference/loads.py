@@ -22,6 +22,7 @@ from pd_testkit.reference.side_channel_messages import (
     DigestQuery,
     Digests,
     Done,
+    Geometry,
     Handshake,
 )
 from pd_testkit.reference.terms import USUAL, Terms
@@ -104,12 +105,14 @@ class Load(Move):
         self._peers = peers
         self._carrier = carrier
         self._rank = rank
-        self._told: list[tuple[Address, int]] = []
+        self._told: list[tuple[Address, int]] | None = None
+        """None: P has to say first how large it is."""
         self.sources: list[Source] = []
-        if transfer.remote_engine_id is None and transfer.local_block_ids:
+        if transfer.remote_engine_id is None:  # whoever is there
             base = transfer.remote_host, transfer.remote_handshake_port
             self.meetings: Sequence[Future[Handshake]] = [peers.meet(base, None)]
         else:
+            self._find_told()
             self._find_sources()
 
     def prepare(self) -> Sequence[Future[Any]]:
@@ -117,14 +120,8 @@ class Load(Move):
         transfer = self.transfer
         if not transfer.remote_block_ids:  # P may have to compute it first
             self.patience_s = self._terms.hold_s
-        if transfer.remote_engine_id is None:  # whoever is there: it has said how large it is
-            theirs = self.meetings[0].result().geometry
-            self.transfer = transfer = replace(
-                transfer,
-                remote_tp_size=theirs.tp_size,
-                remote_dp_size=theirs.dp_size,
-                remote_dp_rank=dp_rank_of(transfer.transfer_id, theirs.dp_size),
-            )
+        if self._told is None:
+            self._locate(self.meetings[0].result().geometry)
             self._find_sources()
             return self.meetings
         if self._terms.claims and transfer.remote_block_ids:
@@ -214,18 +211,39 @@ class Load(Move):
         if not good:
             for source in self.sources:
                 self._peers.forget(source.address)
+        if self._told is None:
+            self.meetings[0].add_done_callback(lambda meeting: self._end_later(meeting, good))
+            return
         transfer_id, engine_id = self.transfer.transfer_id, self.transfer.remote_engine_id
         for address, readers in self._told:
             self._peers.tell(address, Done(transfer_id, self.reader, readers, engine_id))
 
+    def _end_later(self, meeting: Future[Handshake], good: bool) -> None:
+        """It ended before P had answered. Who does not answer is not told; on any thread."""
+        if not meeting.cancelled() and meeting.exception() is None:
+            self._locate(meeting.result().geometry)
+            self.end(good)
+
+    def _locate(self, theirs: Geometry) -> None:
+        """Which of P's workers hold the transfer: P has said how many they are."""
+        transfer_id = self.transfer.transfer_id
+        self.transfer = replace(
+            self.transfer,
+            remote_tp_size=theirs.tp_size,
+            remote_dp_size=theirs.dp_size,
+            remote_dp_rank=dp_rank_of(transfer_id, theirs.dp_size),
+        )
+        self._find_told()
+
+    def _find_told(self) -> None:
+        readers = enumerate(tellers(self._memory.geometry, self.transfer.remote_tp_size))
+        self._told = [
+            (self._address(remote), len(ranks)) for remote, ranks in readers if self._rank in ranks
+        ]
+
     def _find_sources(self) -> None:
         transfer, geometry, rank = self.transfer, self._memory.geometry, self._rank
         remote_tp = transfer.remote_tp_size
-        self._told = [
-            (self._address(remote), len(ranks))
-            for remote, ranks in enumerate(tellers(geometry, remote_tp))
-            if rank in ranks
-        ]
         for heads in sources(geometry, remote_tp, rank) if transfer.local_block_ids else ():
             address = self._address(heads.remote_rank)
             meeting = self._peers.meet(address, transfer.remote_engine_id)
