@@ -112,9 +112,13 @@ class Peer:
         self._dealer = dealer
 
     def send(self, *messages: Mapping[str, Any]) -> None:
-        """Each as a message of its own."""
+        """Each as a message of its own; lost, where the connection is gone and does not come
+        back."""
+        import zmq
+
         for message in messages:
-            self._dealer.send(packed(message))
+            with suppress(zmq.Again):
+                self._dealer.send(packed(message), zmq.NOBLOCK)
 
     def send_raw(self, *frames: bytes) -> None:
         """One message of these frames."""
