@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pd_testkit.targets.process import ChildGone, Children
+from pd_testkit.targets.process.nursery import Nursery
 from tests.kit.child_objects import Notebook
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,21 @@ def test_a_nursery_whose_import_fails_is_told_of() -> None:
     with pytest.raises(RuntimeError, match="nursery has ended"):
         children.get("prefill")
     children.close()
+
+
+def test_a_nursery_that_hangs_is_told_of_with_what_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "endless.py").write_text("import threading\nthreading.Event().wait()\n")
+    path = os.pathsep.join([ENVIRONMENT["PYTHONPATH"], str(tmp_path)])
+    monkeypatch.setattr("pd_testkit.targets.process.nursery.START_S", 0.1)
+    monkeypatch.setattr("pd_testkit.targets.process.nursery.END_S", 0.1)
+    children = Children({"PYTHONPATH": path}, imports=["json", "endless"])
+    with pytest.raises(RuntimeError, match=r"not answered in 0\.1 s; it imports json, endless"):
+        children.get("prefill")
+    children.close()
+    nursery = Nursery(["endless"], {"PYTHONPATH": path})
+    nursery.close()
 
 
 def test_nothing_outlives_the_children() -> None:

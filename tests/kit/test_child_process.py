@@ -83,6 +83,22 @@ def test_a_child_that_dies_is_told_with_what_it_said_last(notebook: Notebook) ->
         notebook.say_and_die("farewell")
 
 
+def test_a_child_that_leaves_is_gone_whatever_threads_it_has(notebook: Notebook) -> None:
+    with pytest.raises(
+        ChildGone, match=r"(?s)a child died \(exit status 1\) in leave\n.*SystemExit: 3"
+    ):
+        notebook.leave()
+
+
+def test_a_child_that_hangs_up_and_stays_is_ended(
+    notebook: Notebook, child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pd_testkit.targets.process.child.END_S", 0.1)
+    with pytest.raises(ChildGone, match=r"a child died \(exit status -9\) in hang_up"):
+        notebook.hang_up()
+    assert not child.alive
+
+
 def test_a_child_that_hangs_is_ended_at_the_deadline(child: Child) -> None:
     notebook = child.make(Notebook, NOTEBOOK, title="slow", deadline_s=1.0)
     with pytest.raises(ChildGone, match=r"did not answer hang in 1 s\n.*wait for me"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import inspect
 import os
 import signal
@@ -19,17 +20,13 @@ import msgspec
 
 from pd_testkit import contract
 from pd_testkit.targets.process import wire
-from pd_testkit.targets.process.nursery import Forked, Nursery
+from pd_testkit.targets.process.nursery import END_S, START_S, Forked, Nursery
 
 _T = TypeVar("_T")
 
 DEADLINE_S = 60.0
 """Real seconds for one call. Generous: only a child that hangs takes so long."""
-START_S = 180.0
-"""The same for making an object: the first one waits for the child's start and its imports."""
 _TAIL_LINES = 20
-_END_S = 10.0
-"""Real seconds for an idle child to end by itself."""
 
 
 class RemoteError(Exception):
@@ -125,7 +122,7 @@ class Child:
         """End it: gracefully if it is idle, else by force. Harmless twice."""
         self._socket.close()
         try:
-            self._process.wait(_END_S)
+            self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             self.kill()
         self._log.close()
@@ -148,7 +145,9 @@ class Child:
             except OSError:
                 frame = None
             if frame is None:
-                self._process.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(END_S)
+                self.kill()
                 self._gone(f"died (exit status {self._process.returncode}) in {_told(request)}")
         reply = msgspec.msgpack.decode(frame, type=wire.Reply)
         if isinstance(reply, wire.Raised):

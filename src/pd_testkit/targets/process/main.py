@@ -78,12 +78,17 @@ def main(descriptor: int) -> None:
 
 
 def run(descriptor: int) -> NoReturn:
-    """`main`, and the end of the process."""
-    main(descriptor)
+    """`main`, and the end of the process, whatever ended it."""
+    status = 0
+    try:
+        main(descriptor)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads that the implementation leaves behind must not keep the process.
-    os._exit(0)
+    os._exit(status)
 
 
 def nurse(descriptor: int, modules: Sequence[str]) -> None:

@@ -19,6 +19,11 @@ NUMBER = struct.Struct(">q")
 FORK = -1
 """Asks for a fork; any other number asks how the child of that process id has ended."""
 
+START_S = 180.0
+"""Real seconds for a process to start and to import what it needs, and to make a first object."""
+END_S = 10.0
+"""Real seconds for an idle process to end by itself."""
+
 
 class Nursery:
     """One such process; it starts when it is made, and imports meanwhile.
@@ -30,7 +35,9 @@ class Nursery:
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
         self._lock = threading.Lock()
+        self._modules = tuple(modules)
         self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(START_S)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 our own module
                 [sys.executable, "-m", f"{__package__}.main", str(theirs.fileno()), *modules],
@@ -44,12 +51,18 @@ class Nursery:
         """A child that serves the connection, and prints into the log.
 
         Raises:
-            RuntimeError: the nursery has ended, as when an import failed.
+            RuntimeError: the nursery has ended, as when an import failed, or it hangs.
         """
         try:
             with self._lock:
                 socket.send_fds(self._socket, [NUMBER.pack(FORK)], [connection.fileno(), log])
                 return Forked(self, self._number())
+        except TimeoutError as error:
+            self._kill()
+            raise RuntimeError(
+                f"the children's nursery has not answered in {START_S:g} s; it imports "
+                f"{', '.join(self._modules)}"
+            ) from error
         except OSError as error:
             raise RuntimeError("the children's nursery has ended; see its traceback") from error
 
@@ -60,8 +73,15 @@ class Nursery:
             return self._number()
 
     def close(self) -> None:
-        """It ends, and with it its children. Harmless twice."""
+        """It ends, and with it its children; by force, if it hangs. Harmless twice."""
         self._socket.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._kill()
+
+    def _kill(self) -> None:
+        self._process.kill()
         self._process.wait()
 
     def _number(self) -> int:
