@@ -6,6 +6,7 @@ import argparse
 import http.client
 import itertools
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -15,8 +16,17 @@ parser.add_argument("fault")
 parser.add_argument("--port", type=int)
 parser.add_argument("--p", nargs=2)
 parser.add_argument("--d")
+parser.add_argument("--retries", help="there are none")
 args = parser.parse_args()
 numbers = itertools.count(1)
+
+
+def connected(url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    timeout_s = 2 if args.fault == "other room" else 60
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+    connection.connect()
+    return connection
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,28 +39,31 @@ class Handler(BaseHTTPRequestHandler):
         room = 1 if args.fault == "one room" else next(numbers)
         host, port = "127.0.0.1", int(args.p[1]) + (args.fault == "wrong port")
         body |= {"bootstrap_host": host, "bootstrap_port": port, "bootstrap_room": room}
-        first = threading.Thread(target=self.ask, args=(args.p[0], body))
-        first.start()
-        if args.fault == "other room":
-            body = {**body, "bootstrap_room": room + 1000}
-        status, answer = self.ask(args.d, body)
-        first.join()
+        other = {"bootstrap_room": room + 1000} if args.fault == "other room" else {}
+        p, d = connected(args.p[0]), connected(args.d)
+        said: list[tuple[int, bytes]] = []
+        decodes = threading.Thread(target=lambda: said.append(self.ask(d, body | other)))
+        decodes.start()
+        refused = self.ask(p, body)
+        if refused[0] != 200 and args.fault == "leaves D":
+            said.append(refused)
+        else:
+            if refused[0] != 200 and args.fault != "waits for D":
+                d.sock.shutdown(socket.SHUT_RDWR)
+            decodes.join()
+        status, answer = said[0]
         self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
 
-    def ask(self, url: str, body: object) -> tuple[int, bytes]:
-        parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=2)
+    def ask(self, engine: http.client.HTTPConnection, body: object) -> tuple[int, bytes]:
         try:
-            connection.request("POST", self.path, json.dumps(body))
-            answer = connection.getresponse()
+            engine.request("POST", self.path, json.dumps(body))
+            answer = engine.getresponse()
             return answer.status, answer.read()
         except OSError:
             return 502, b"{}"
-        finally:
-            connection.close()
 
     def log_message(self, *args: object) -> None:
         """Says nothing."""

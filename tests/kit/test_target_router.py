@@ -73,6 +73,13 @@ def test_what_a_command_cannot_be_told_is_not_applicable() -> None:
     assert "  router does not claim joining: FLOW-050" in done.stdout
 
 
+def conform_with_rooms(fault: str, clause: str) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).with_name("rooms_router.py")
+    line = f"{sys.executable} {script} '{fault}' --port {{port}} --p {{prefill}} {{bootstrap_port}}"
+    options = "--d {decode} --retries {retries}"
+    return conform("--router", f"{line} {options}", "--clause", clause)
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -83,9 +90,21 @@ def test_what_a_command_cannot_be_told_is_not_applicable() -> None:
     ],
 )
 def test_a_command_with_a_bootstrap_port_asks_p_and_d_at_once(fault: str, said: str) -> None:
-    script = Path(__file__).with_name("rooms_router.py")
-    line = f"{sys.executable} {script} '{fault}' --port {{port}} --p {{prefill}} {{bootstrap_port}}"
-    done = conform("--router", f"{line} --d {{decode}}", "--clause", "FLOW-005")
+    done = conform_with_rooms(fault, "FLOW-005")
+    assert done.returncode == bool(said), done.stdout + done.stderr
+    assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("none", ""),
+        ("leaves D", "still works on its request"),
+        ("waits for D", "TimeoutError: timed out"),
+    ],
+)
+def test_a_d_in_a_room_is_to_be_hung_up_on_when_its_p_fails(fault: str, said: str) -> None:
+    done = conform_with_rooms(fault, "RTR-033")
     assert done.returncode == bool(said), done.stdout + done.stderr
     assert said in done.stdout
 

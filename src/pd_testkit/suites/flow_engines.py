@@ -67,6 +67,8 @@ class Engine:
         self.script: Script = prefilled if role is Role.PRODUCER else decoded
         self.requests: list[Received] = []
         """All that it set to work on, in order: a D in a room waits for P's KV first."""
+        self.waited: list[Received] = []
+        """D's that came to a room, in order, whether P's KV came or not."""
         self.probes = dict(_PROBES)
         """What it says of itself."""
         self.beside: list[str] = []
@@ -171,6 +173,7 @@ class Engine:
         if role is Role.PRODUCER:
             received.hand_off = ledger.offer(self.url, self.port)
         elif room is not None:
+            self.waited.append(received)
             kv = await room.kv()
             if kv is None:
                 return failed(500)
@@ -182,7 +185,7 @@ class Engine:
             params = received.hand_off or _params(received)
             if answer.fetches and params.get("do_remote_prefill"):
                 ledger.fetch(params, prompt_of(received.body))
-        elif room is not None and answer.status == 200 and not await room.met():
+        elif room is not None and not await room.met() and answer.status == 200:
             return failed(500)
         return answer
 
@@ -198,14 +201,19 @@ class Engine:
             self._engines.ledger.hold(received.hand_off, prompt_of(received.body))
 
     def ends(self, received: Received, answer: Answer | None) -> None:
-        """The request is over: P's KV goes to the D that it has met, if all went well."""
+        """The request is over: P's KV goes to the D that it has met, if all went well.
+
+        Of an abort of P's D is not told, as in SGLang.
+        """
         room = received.room
         if room is None:
             return
         well = received.outcome == "answered" and answer is not None and answer.status == 200
         if self.role is Role.PRODUCER and well and room.send(received.hand_off):
             self._engines.ledger.hold(received.hand_off, prompt_of(received.body))
-        room.leave(self.role)
+        told = answer is not None and answer.tells and received.outcome != "cancelled"
+        if self.role is Role.CONSUMER or told:
+            room.leave(self.role)
 
 
 class Engines:

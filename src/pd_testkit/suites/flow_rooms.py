@@ -1,7 +1,8 @@
 """Rooms in which a P and a D that were asked at once meet, as SGLang's do at P's bootstrap server.
 
-The request of each names the server and a room there. P computes when D has come; D has the KV
-when P's answer is whole, and none if P leaves before that. Used by the engines' thread only.
+The request of each names the server and a room there. P computes, or fails, when D has come; D has
+the KV when P's answer is whole, and none if P leaves before that. A P that does neither leaves D
+waiting, in SGLang for 300 seconds. Used by the engines' thread only.
 
 Source: SGLang's prefill.py and decode.py of ``srt/disaggregation``.
 """
@@ -51,7 +52,7 @@ class Room:
         return not self._d_has_left
 
     def leave(self, role: Role) -> None:
-        """That side's request is over, in whatever way."""
+        """That side's request is over, in whatever way, and the other side learns of it."""
         if role is Role.PRODUCER:
             self._done.set()
         else:

@@ -71,6 +71,8 @@ class Answer:
     """Ahead of the head."""
     fetches: bool = True
     """D takes the KV over from P before it says anything."""
+    tells: bool = True
+    """A D that waits in a room learns of P's failure; in SGLang not of each, such as a refusal."""
 
     @property
     def length(self) -> int:

@@ -51,10 +51,14 @@ class HandOvers:
         p = engines.p()
         d = engines.d(lambda received: replace(decoded(received), before=(never,)))
         client = serve(p, d, retries=0)
-        for answer in (failed(400), failed(500), Answer(before=(DIE,))):
-            p.script = lambda received, answer=answer: answer
+        for answer in (failed(400), failed(500)):
+            p.script = lambda received, answer=answer: replace(answer, tells=False)
             assert client.post(asked("P fails")).status >= 400
-            assert [waiting.ended() for waiting in d.requests] == ["cancelled"] * len(d.requests)
+            assert {each.ended() for each in d.requests + d.waited} <= {"cancelled"}
+        p.script = lambda received: Answer(before=(DIE,))
+        assert client.post(asked("P dies")).status >= 400
+        # A D that waits in a room may have noticed by itself.
+        assert all(each.ended() for each in d.requests + d.waited)
 
 
 def _assert_told(engines, client, bad, *, turns: int = _TURNS, streamed: bool = False) -> None:

@@ -43,6 +43,11 @@ _CAUSES: tuple[Cause, ...] = (
         ("FLOW-029", "RTR-009"),
     ),
     (
+        f"{_PD}:execute_dual_dispatch_internal",
+        "joins both answers: with a P that refuses, D waits for its KV, and the client for D",
+        ("RTR-033",),
+    ),
+    (
         f"{_PD}:execute_dual_dispatch",
         "counts a failure of D for P's breaker, too",
         ("RTR-011",),
