@@ -12,9 +12,10 @@ from pd_testkit.contract import Role, WorkerSpec
 from pd_testkit.fabric import Fabric
 from pd_testkit.fabric.served import FabricServer
 from pd_testkit.fabric.shared_memory import SharedMemory
+from pd_testkit.targets.neighbours import free_port
 from pd_testkit.targets.vllm import VllmTarget
 from pd_testkit.targets.vllm.connectors import CONNECTORS
-from pd_testkit.targets.vllm.pair_engine import free_port, placed
+from pd_testkit.targets.vllm.pair_engine import placed
 from pd_testkit.targets.vllm.pair_model import model_folder
 from pd_testkit.targets.vllm.pair_params import Place
 from pd_testkit.targets.vllm.pair_seat import Seat

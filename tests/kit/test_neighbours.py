@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from itertools import combinations
 
 import pytest
 
 from pd_testkit.targets import neighbours
-from pd_testkit.targets.neighbours import bases, own
+from pd_testkit.targets.neighbours import bases, free_port, own
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +54,14 @@ def test_shares_and_the_workers_in_them_have_no_port_in_common() -> None:
 def test_what_is_no_share_is_refused_by_name(share: str) -> None:
     with pytest.raises(ValueError, match=f"PD_PORTS is {share!r}: give a share"):
         own({"PD_PORTS": share})
+
+
+def test_ports_of_which_somebody_has_one_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = free_port("127.0.0.1", 2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        monkeypatch.setattr(neighbours, "bases", lambda ports: iter((taken - 1, free)))
+        assert free_port("127.0.0.1", 2) == free
+        monkeypatch.setattr(neighbours, "bases", lambda ports: iter((taken,)))
+        with pytest.raises(OSError, match=r"1 free ports in a row: none on 127\.0\.0\.1"):
+            free_port("127.0.0.1")

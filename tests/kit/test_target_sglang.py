@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,10 +16,13 @@ from pd_testkit.contract.clauses import CLAUSES
 from pd_testkit.fabric.shared_memory import SharedMemory
 from pd_testkit.targets import sglang
 from pd_testkit.targets.choice import Choice
+from pd_testkit.targets.neighbours import own
 from pd_testkit.targets.process import ChildGone
 from pd_testkit.targets.sglang.backends import BACKENDS
 from pd_testkit.targets.sglang.known import known_failures
 from pd_testkit.targets.sglang.memory import aux_views, cache_views, size
+from pd_testkit.targets.sglang.pair import PairDriver
+from pd_testkit.targets.sglang.rooms import RoomsDriver
 from pd_testkit.targets.sglang.tries import Tries
 
 GUIDE = Path(__file__).parents[2] / "docs" / "targets-sglang.md"
@@ -115,6 +121,33 @@ def test_a_server_that_has_answered_is_asked_at_once() -> None:
     assert not tries.was_last("a", 0.0)
     tries.forget("a")
     assert tries.due("a", 0.0)
+
+
+def forked(started: list[int]) -> Any:
+    """Processes whose engines listen where they are told to, and do nothing else."""
+
+    def make(*_: object, port: int, **__: object) -> Any:
+        started.append(port)
+        return SimpleNamespace(bootstrap=lambda: f"127.0.0.1:{port}")
+
+    nothing = {"kill": lambda: None, "close": lambda: None}
+    return lambda name: SimpleNamespace(make=make, alive=True, **nothing)
+
+
+def test_p_comes_back_at_its_port_which_no_client_of_the_system_takes_meanwhile() -> None:
+    started: list[int] = []
+    pair = PairDriver("mori", [WorkerSpec()], WorkerSpec(), "write", forked(started), None)
+    pair.kill()
+    pair.restart()
+    pair.close()
+    assert len(started) == 3, "P, D, and P again"
+    assert len(set(started)) == 1
+    rooms = RoomsDriver("mori", WorkerSpec(), WorkerSpec(), forked(started))
+    rooms.restart(P)
+    rooms.close()
+    assert len(started) == 6
+    assert len(set(started)) == 2
+    assert set(started) <= set(own(os.environ))
 
 
 # -- with SGLang ---------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
-"""Where to look for ports that follow each other, as an engine's workers want them."""
+"""Where engines of the targets listen: at ports that follow each other, as workers want them, and
+that an engine which comes back finds free."""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from itertools import count
 
@@ -40,6 +42,24 @@ def bases(ports: int) -> Iterator[int]:
     for _ in range(_ATTEMPTS):
         run = next(_turn) * ports % (len(of) - ports)
         yield of[run]
+
+
+def free_port(host: str, ports: int = 1) -> int:
+    """The first of so many neighbouring ports of the host that nobody has.
+
+    Raises:
+        OSError: there are none.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for base in bases(ports):
+        try:
+            for port in range(base, base + ports):
+                with socket.socket(family, socket.SOCK_STREAM) as probe:
+                    probe.bind((host, port))
+        except OSError:
+            continue
+        return base
+    raise OSError(f"{ports} free ports in a row: none on {host}")
 
 
 def _part(ports: range, share: str) -> range:

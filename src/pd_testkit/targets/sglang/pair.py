@@ -19,6 +19,7 @@ from pd_testkit.contract import (
 )
 from pd_testkit.fabric.served import FabricServer
 from pd_testkit.stubs.install import CHILD_FABRIC
+from pd_testkit.targets.neighbours import free_port
 from pd_testkit.targets.sglang.queues import Queue, Transfer, step_decode, step_prefill, wanted
 from pd_testkit.targets.sglang.rooms import Receiving, Sending, port_of
 from pd_testkit.targets.sglang.seat import Forks, Seat
@@ -82,7 +83,7 @@ class PairDriver:
             for spec in prefill:
                 seat = Seat(Sending, "SendingSide", backend, spec, fork, environment)
                 self._seats.append(seat)
-                self._prefill.append(_Prefill(seat, 0))
+                self._prefill.append(_Prefill(seat, free_port(spec.host)))
             self._decode.start(self._prefill[0].port)
         except BaseException:
             self.close()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pd_testkit.contract import Role, RoomState, WorkerSpec
 from pd_testkit.fabric.served import FabricServer
 from pd_testkit.stubs.install import CHILD_FABRIC
+from pd_testkit.targets.neighbours import free_port
 from pd_testkit.targets.sglang.seat import Forks, Seat
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class RoomsDriver:
         self._p = Seat(Sending, "SendingSide", backend, prefill, fork, served)
         self._d = Seat(Receiving, "ReceivingSide", backend, decode, fork, served)
         try:
-            self._port = port_of(self._p.start(0).bootstrap())
+            self._port = port_of(self._p.start(free_port(prefill.host)).bootstrap())
             self._d.start(self._port)
         except BaseException:
             self.close()

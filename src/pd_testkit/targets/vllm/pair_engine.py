@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pd_testkit.contract import HandOff, RequestId, Role, WorkerReport, WorkerSpec
 from pd_testkit.fabric.shared_memory import SharedMemory
-from pd_testkit.targets.neighbours import bases
+from pd_testkit.targets.neighbours import free_port
 from pd_testkit.targets.vllm.pair_model import model_folder
 from pd_testkit.targets.vllm.pair_params import Place
 from pd_testkit.targets.vllm.pair_seat import Order, Seat, Worker
@@ -43,24 +42,6 @@ def placed(templates: Mapping[str, str], place: Place, spec: WorkerSpec) -> dict
         "third_s": spec.patience_s / 3,
     }
     return {name: value.format_map(words) for name, value in templates.items()}
-
-
-def free_port(host: str, ports: int = 1) -> int:
-    """The first of so many neighbouring ports of the host that nobody has.
-
-    Raises:
-        OSError: there are none.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for base in bases(ports):
-        try:
-            for port in range(base, base + ports):
-                with socket.socket(family, socket.SOCK_STREAM) as probe:
-                    probe.bind((host, port))
-        except OSError:
-            continue
-        return base
-    raise OSError(f"{ports} free ports in a row: none on {host}")
 
 
 class Engine:
