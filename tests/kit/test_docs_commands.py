@@ -17,6 +17,7 @@ PAGES = sorted(
 OF_OTHERS = {
     "examples/ci/README.md": {"--editable"},  # pip
     "docs/proxy.md": {"--profile", "--real"},  # benchmarks/modes.py
+    "docs/stack.md": {"--cap-add", "--gpus", "--ulimit"},  # docker run
     "docs/targets-router.md": {"--max-body", "--vllm-pd-disaggregation", "--pd-disaggregation"},
     "docs/targets-vllm.md": {"--no-deps"},  # pip
 }
