@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,6 +52,7 @@ class Meeting:
         self.failed: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         self._engines = engines
+        self._attempts = count()
         self.can = can
         self._taken = taken
         for engine in range(engines):
@@ -187,9 +189,9 @@ class Meeting:
             AssertionError: none is within the deadline, or so many attempts.
         """
         deadline = time.monotonic() + self.deadline_s
-        for attempt in range(attempts):
+        for _ in range(attempts):
             assert time.monotonic() < deadline, "P is there, and no load from it works"
-            request_id = f"attempt {attempt}, P engine {engine}"
+            request_id = f"attempt {next(self._attempts)}"
             source = lead(self.hand_off(request_id, engine))
             self.clear()
             self.start(request_id, source)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pd_testkit.contract import Role
 from pd_testkit.suites.base import clause
 
+PATIENCE_S = 6.0
+"""Which a clause may wait out, and within which other loads of it arrive on a busy machine."""
+
 
 class Aborts:
     """A request that is aborted is reported all the same, or its blocks stay its own."""
@@ -139,28 +142,34 @@ class Deaths:
     @clause("PAIR-069")
     def test_what_a_peer_held_before_its_restart_is_not_read_from_its_new_memory(self, start, spec):
         for met in (False, True):
-            run = start(spec(), spec(patience_s=2.0))
+            run = start(spec(), spec(patience_s=PATIENCE_S))
             if met:
                 run.arrive(run.fetch(run.prompt("a", [5]), [5]))
             lost = run.prompt("lost", [3, 1])
             run.pair.kill()
             run.restart()
             order = run.fetch(lost, [0, 2])
-            run.until(lambda: run.is_over(order), "the load is reported")  # noqa: B023
+            run.until(
+                lambda: run.is_over(order),  # noqa: B023
+                "the load is reported",
+                within=PATIENCE_S,
+            )
             assert run.is_failed(order), "that KV is gone"
             run.probe()
             run.check()
 
     @clause("PAIR-070")
     def test_a_dead_peer_leaves_the_others_alone(self, start, spec):
-        run = start([spec(), spec()], spec(num_blocks=32, patience_s=2.0))
+        run = start([spec(), spec()], spec(num_blocks=32, patience_s=PATIENCE_S))
         for engine in (0, 1):  # both are met
             run.arrive(run.fetch(run.prompt(f"met-{engine}", [5], engine=engine), [20 + engine]))
         lost = run.prompt("lost", [3, 1], engine=1)
         kept = run.fetch(run.prompt("kept", [3, 1]), [0, 2])
         run.pair.kill(engine=1)
         orders = [kept, run.fetch(lost, [4, 3])]
-        run.until(lambda: all(map(run.is_over, orders)), "both loads are reported")
+        run.until(
+            lambda: all(map(run.is_over, orders)), "both loads are reported", within=PATIENCE_S
+        )
         run.arrive(kept)
         run.told(kept.prompt)
         run.check_untouched(Role.CONSUMER)
@@ -169,7 +178,7 @@ class Deaths:
     def test_a_request_of_a_peer_that_came_back_is_released_by_its_own_reader_only(
         self, start, spec
     ):
-        run = start(spec(), spec(patience_s=2.0))
+        run = start(spec(), spec(patience_s=PATIENCE_S))
         run.arrive(run.fetch(run.prompt("met", [5]), [5]))
         late, old = run.prompt("late", [7]), run.fetch(run.prompt("old", [3, 1]), [0, 2])
         run.pair.kill()
@@ -177,7 +186,11 @@ class Deaths:
         new = run.prompt("new", [3, 1])
         lost = run.fetch(late, [8])
         # Their ends are told to a peer that knows nothing of them.
-        run.until(lambda: run.is_over(old) and run.is_over(lost), "both loads are reported")
+        run.until(
+            lambda: run.is_over(old) and run.is_over(lost),
+            "both loads are reported",
+            within=PATIENCE_S,
+        )
         assert run.is_failed(lost), "that KV is gone"
         marker = run.prompt("marker", [7])
         run.fetch(marker, [])

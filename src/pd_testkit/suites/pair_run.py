@@ -181,14 +181,15 @@ class Run:
                 for worker, report in zip(self._workers(role, engine), reports, strict=True):
                     self._take(worker, report)
 
-    def until(self, done: Callable[[], Any], what: str) -> None:
-        """Poll until ``done()``; fails when that does not come."""
-        deadline = time.monotonic() + self._deadline_s
+    def until(self, done: Callable[[], Any], what: str, *, within: float = 0.0) -> None:
+        """Poll until ``done()``, ``within`` so many real seconds and the deadline; fails when that
+        does not come."""
+        deadline = time.monotonic() + within + self._deadline_s
         while not done():
             events = self.network.events()
             self.poll()
             if time.monotonic() > deadline:
-                pytest.fail(f"after {self._deadline_s:.0f} s still not: {what}")
+                pytest.fail(f"after {within + self._deadline_s:.0f} s still not: {what}")
             if self.network.events() == events and not done():
                 self.pair.wait(NAP)
 
