@@ -75,6 +75,9 @@ _COMMON = Capabilities(
 _NIXL = replace(_COMMON, transfer_ids=True)
 # The proxy names P and the transfer, and P looks its blocks up: no hand-off names any.
 _MOONCAKE = replace(_COMMON, transfer_ids=True, hand_off_blocks=False)
+_LEASE_S = 10
+"""After which P takes its blocks back that nobody fetches: longer than a clause takes, on a busy
+machine too, to see that it is not told that they were read."""
 _MORIIO_OPTIONS = {
     "host_ip": "{host}",
     "handshake_port": "{port}",
@@ -82,7 +85,7 @@ _MORIIO_OPTIONS = {
     "http_port": "{port}",
     "transfer_timeout": "{patience_s}",
     "recv_abort_timeout": "{patience_s}",
-    "defer_timeout": "6",
+    "defer_timeout": f"{_LEASE_S}",
 }
 _MORIIO = replace(_COMMON, dp=True, transfer_ids=True, transfer_id_map=True)
 _MORIIO_READ = replace(_MORIIO, async_loads=False, sync_loads=True)
@@ -110,9 +113,9 @@ CONNECTORS: dict[str, Connector] = {
             ),
             packages={"nixl": "nixl==1.5.1 and nixl_cu12==1.5.1, both with --no-deps"},
             modes=("read",),
-            # Seconds, for P's blocks that nobody fetches; D renews it every sixth of that. And no
-            # UCX worker for each of four threads: NIXL's thread that polls moves these few bytes.
-            extra={"kv_lease_duration": 6, "num_threads": 0},
+            # D renews the lease every sixth of that. And no UCX worker for each of four threads:
+            # NIXL's thread that polls moves these few bytes.
+            extra={"kv_lease_duration": _LEASE_S, "num_threads": 0},
             variables={
                 "VLLM_NIXL_SIDE_CHANNEL_HOST": "{host}",
                 "VLLM_NIXL_SIDE_CHANNEL_PORT": "{port}",
@@ -139,8 +142,7 @@ CONNECTORS: dict[str, Connector] = {
                 "VLLM_HOST_IP": "{host}",
                 "VLLM_MOONCAKE_BOOTSTRAP_PORT": "{port}",
                 "VLLM_MOONCAKE_CONNECTOR_TIMEOUT": "{third_s}",
-                # For P's blocks that nobody fetches.
-                "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "6",
+                "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": f"{_LEASE_S}",
             },
         ),
         Connector(
