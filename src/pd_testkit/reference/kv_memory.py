@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,9 +77,11 @@ class KVMemory:
         return {name: (region.handle,) for name, region in self._regions.items()}
 
     def renew(self) -> None:
-        """Register all of it anew: what was in flight to or from it never lands."""
+        """Register all of it anew: what was in flight to or from it never lands. Where this engine
+        is dead on the network nothing can, and it stays off."""
         self.release()
-        self._regions = {name: self._engine.register(self._caches[name]) for name in self.names}
+        with contextlib.suppress(RuntimeError):
+            self._regions = {name: self._engine.register(self._caches[name]) for name in self.names}
 
     def release(self) -> None:
         """Take it off the fabric. Harmless twice."""
