@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import itertools
 import json
@@ -41,6 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         body |= {"bootstrap_host": host, "bootstrap_port": port, "bootstrap_room": room}
         other = {"bootstrap_room": room + 1000} if args.fault == "other room" else {}
         p, d = connected(args.p[0]), connected(args.d)
+        to_d = d.sock
         said: list[tuple[int, bytes]] = []
         decodes = threading.Thread(target=lambda: said.append(self.ask(d, body | other)))
         decodes.start()
@@ -48,8 +50,9 @@ class Handler(BaseHTTPRequestHandler):
         if refused[0] != 200 and args.fault == "leaves D":
             said.append(refused)
         else:
-            if refused[0] != 200 and args.fault != "waits for D":
-                d.sock.shutdown(socket.SHUT_RDWR)
+            if refused[0] != 200 and args.fault not in ("waits for D", "one room"):
+                with contextlib.suppress(OSError):  # D may have answered, and hung up itself
+                    to_d.shutdown(socket.SHUT_RDWR)
             decodes.join()
         status, answer = said[0]
         self.send_response(status)
@@ -62,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
             engine.request("POST", self.path, json.dumps(body))
             answer = engine.getresponse()
             return answer.status, answer.read()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return 502, b"{}"
 
     def log_message(self, *args: object) -> None:
